@@ -1,0 +1,233 @@
+"""The one contract: what goes into an explainer, what comes out, and the registry that finds explainers by name.
+
+A method is one file under `xai_lib/explainers/` with one subclass of `Explainer`; writing it registers it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import operator
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Self, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from xai_lib.classifiers import Classifier
+from xai_lib.errors import XaiError
+
+Targets = int | Sequence[int] | Tensor | None
+
+
+class ExplanationError(XaiError):
+    """Input that no explainer can take: wrong shape, range, type, target or settings."""
+
+
+class UnknownExplainer(XaiError):
+    """A name that no registered explainer has."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Base of every method's settings: frozen, compared by value, and the same after a trip through JSON."""
+
+    def to_json(self) -> str:
+        """All fields as one JSON object."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """The settings that `to_json` wrote; an unknown field is an error that lists the right ones."""
+        values = json.loads(text)
+        known = [f.name for f in dataclasses.fields(cls)]
+        wrong = sorted(set(values) - set(known))
+        if wrong:
+            raise ExplanationError(f"{cls.__qualname__} has no field {', '.join(wrong)}; its fields: {', '.join(known)}")
+        return cls(**values)
+
+
+@dataclass
+class Explanation:
+    """What an explainer answers for `N` images.
+
+    `maps` is `(N, H, W)` float32 on the images' device: relevance of each pixel for the target's score. With
+    `signed` zero means "no influence" and negative values speak against the target; without, values are >= 0.
+    `network_calls` counts the images that went forward or backward through the network, `seconds` is wall time.
+    `details` holds one dict an image with whatever the method found beside the map.
+    """
+
+    method: str
+    targets: Tensor
+    maps: Tensor
+    signed: bool
+    network_calls: int
+    seconds: float
+    details: list[dict[str, Any]] = field(default_factory=list)
+
+    def _repr_png_(self) -> bytes:
+        from xai_lib import plots  # matplotlib is loaded only when somebody looks
+
+        return plots.png(plots.maps(self.maps, signed=self.signed, titles=[f"class {int(t)}" for t in self.targets]))
+
+
+class Explainer(ABC):
+    """A method behind the common contract: `explain(classifier, images, targets, settings, seed)`.
+
+    A subclass names itself, says what it needs, and implements `explain_image`. Its random numbers come from the
+    generator it is handed, which depends on `seed` and on the image's own pixels and target, so that the result
+    does not change with the order or the number of the images beside it.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]  #: one line for tables
+    source: ClassVar[str]  #: the paper
+    needs: ClassVar[str]  #: what it asks of a network: "probabilities", "gradients", "layers"
+    cost: ClassVar[str]  #: network calls an image at the default settings, in words
+    signed: ClassVar[bool]
+    Settings: ClassVar[type[Settings]] = Settings
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "name" in cls.__dict__:
+            _registry[cls.name] = cls
+
+    @abstractmethod
+    def explain_image(
+        self, classifier: Classifier, image: Tensor, target: int, settings: Any, rng: np.random.Generator
+    ) -> tuple[Tensor, int, dict[str, Any]]:
+        """One image `(3, H, W)`: its map `(H, W)`, the number of network calls, and the details."""
+
+    def explain(
+        self,
+        classifier: Classifier,
+        images: Tensor,
+        targets: Targets = None,
+        settings: Settings | None = None,
+        seed: int = 0,
+    ) -> Explanation:
+        """Explain `images` `(N, 3, H, W)`, float, values 0..1, not normalised (the classifier does that).
+
+        `targets`: one class for all, one an image, or None for the class predicted for each. Raises
+        `ExplanationError` for anything else. The network is left as it was, also after an exception.
+        """
+        images = checked_images(images)
+        settings = self._checked_settings(settings)
+        started = time.perf_counter()
+        with left_as_it_was(classifier):
+            wanted, calls = resolve_targets(classifier, images, targets)
+            maps, details = [], []
+            for image, target in zip(images, wanted.tolist(), strict=True):
+                saliency, n, info = self.explain_image(classifier, image, target, settings, rng_for(seed, image, target))
+                maps.append(saliency.to(images.device, torch.float32))
+                details.append(info)
+                calls += n
+        return Explanation(
+            self.name, wanted, torch.stack(maps), self.signed, calls, time.perf_counter() - started, details
+        )
+
+    def _checked_settings(self, settings: Settings | None) -> Settings:
+        if settings is None:
+            return self.Settings()
+        if not isinstance(settings, self.Settings):
+            raise ExplanationError(
+                f"{self.name} expects settings of type {self.Settings.__qualname__}, found "
+                f"{type(settings).__qualname__}; pass {type(self).__module__}.{self.Settings.__name__}(...) or None"
+            )
+        return settings
+
+
+_registry: dict[str, type[Explainer]] = {}
+
+
+def registered() -> dict[str, type[Explainer]]:
+    """The explainers whose modules have been imported, by name (`explainers.names()` imports them all)."""
+    return dict(sorted(_registry.items()))
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """A sentence with the known names nearest to `name`, or all of them if none is near."""
+    close = difflib.get_close_matches(name.lower(), known, n=5, cutoff=0.5)
+    return f"nearest: {', '.join(close)}" if close else f"known: {', '.join(known)}"
+
+
+def checked_images(images: Tensor) -> Tensor:
+    """`images` as float32, or `ExplanationError` unless they are `(N, 3, H, W)`, finite and within 0..1."""
+    if not isinstance(images, Tensor):
+        raise ExplanationError(f"images: expected a tensor (N, 3, H, W), found {type(images).__name__}")
+    shape = tuple(images.shape)
+    if images.ndim != 4 or shape[1] != 3 or 0 in shape:
+        hint = "; add the batch axis with image[None]" if images.ndim == 3 else ""
+        raise ExplanationError(f"images: expected shape (N, 3, H, W) with N, H, W > 0, found {shape}{hint}")
+    if not images.is_floating_point():
+        raise ExplanationError(f"images: expected floats in 0..1, found {images.dtype}; divide bytes by 255")
+    low, high = images.detach().aminmax()
+    if not (torch.isfinite(low) and torch.isfinite(high)):
+        raise ExplanationError("images: found NaN or infinite values")
+    if low < 0 or high > 1:
+        raise ExplanationError(
+            f"images: expected values in 0..1, found {float(low):.3g}..{float(high):.3g}; pass pictures before "
+            "normalisation, the classifier normalises"
+        )
+    return images.detach().float()
+
+
+def resolve_targets(classifier: Classifier, images: Tensor, targets: Targets) -> tuple[Tensor, int]:
+    """The target class of each image `(N,)`, and the network calls spent on finding it (N for None, else 0)."""
+    n = len(images)
+    if targets is None:
+        # one image at a time: a float32 batch of another size may round a tie to another class
+        predicted = [classifier.probabilities(image[None]).argmax(1) for image in images]
+        return torch.cat(predicted), n
+    if isinstance(targets, Tensor):
+        if targets.is_floating_point() or targets.dtype == torch.bool:
+            raise ExplanationError(f"targets: expected integers, found a tensor of {targets.dtype}")
+        targets = cast("int | list[int]", targets.tolist())
+    try:
+        wanted = [operator.index(targets)] * n if not isinstance(targets, Sequence) else [*map(operator.index, targets)]
+    except TypeError:
+        raise ExplanationError(f"targets: expected an int, a sequence or a tensor of ints, found {targets!r}") from None
+    if len(wanted) != n:
+        raise ExplanationError(f"targets: expected {n}, one an image, found {len(wanted)}")
+    for target in wanted:
+        if not 0 <= target < classifier.classes:
+            raise ExplanationError(f"targets: class {target} is not among the {classifier.classes} of {classifier.name}")
+    return torch.tensor(wanted, device=images.device), 0
+
+
+def rng_for(seed: int, image: Tensor, target: int) -> np.random.Generator:
+    """The random numbers of one image: they depend on `seed`, its pixels and its target, and on nothing else."""
+    content = image.detach().cpu().contiguous().numpy().tobytes()
+    digest = hashlib.blake2b(content, digest_size=8, salt=target.to_bytes(8, "little")).digest()
+    return np.random.default_rng([abs(seed), int(seed < 0), int.from_bytes(digest, "little")])
+
+
+@contextmanager
+def left_as_it_was(classifier: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside; afterwards every mode, gradient, `requires_grad` and hook is what it was before."""
+    modes = [(m, m.training) for m in classifier.modules()]
+    hooks = [(m, name, dict(getattr(m, name))) for m, _ in modes for name in _HOOKS]
+    grads = [(p, p.requires_grad, p.grad) for p in classifier.parameters()]
+    classifier.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        for module, name, before in hooks:
+            now = getattr(module, name)
+            for key in [k for k in now if k not in before]:
+                del now[key]
+        for parameter, requires_grad, grad in grads:
+            parameter.requires_grad_(requires_grad)
+            parameter.grad = grad
+
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")

@@ -1,0 +1,281 @@
+"""Where photographs come from: a known set, a file, a folder, as a lazy sequence of named pictures.
+
+```python
+photos = images.load("photos")           # real photographs inside the installed packages: no network
+photos["coffee"].pixels                  # (400, 600, 3) uint8
+photos.batch(classifier.view)            # (10, 3, 224, 224) float32, 0..1; row i is photos.loaded_names[i]
+images.load("my/holiday")                # every picture in a folder and below
+```
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import os
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, overload
+
+import numpy as np
+from PIL import Image
+
+from xai_lib.images import sources
+from xai_lib.images.decoding import ImageError
+from xai_lib.images.sources import SAMPLES, Entry, MissingPhotograph
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["ImageError", "Images", "MissingPhotograph", "Photo", "View", "load", "names"]
+
+STRIP = 16  # ratio of the sides beyond which only the middle is resized
+SHOWN = 24  # thumbnails in Jupyter
+
+
+@dataclass(frozen=True)
+class View:
+    """How a network wants to see a picture: resized, then cropped at the centre, as torchvision's presets do.
+
+    `size`: side of the crop, pixels. `resize`: shorter side before the crop, pixels. `interpolation`:
+    Pillow's, antialiased.
+    """
+
+    size: int = 224
+    resize: int = 256
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.size <= self.resize:
+            raise ImageError(
+                f"a view needs 1 <= size <= resize, found size={self.size}, resize={self.resize}"
+            )
+        if self.interpolation not in ("bilinear", "bicubic"):
+            raise ImageError(f"interpolation must be 'bilinear' or 'bicubic', found {self.interpolation!r}")
+
+    def apply(self, pixels: np.ndarray) -> Tensor:
+        """`(H, W, 3)` uint8 to `(3, size, size)` float32, 0..1, not normalised: exactly k/255.
+
+        Any picture from 1×1 on. Of a strip longer than 16 times its width only the middle is resized: the
+        crop needs no more, and the whole would not fit in memory.
+        """
+        if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or not pixels.size:
+            raise ImageError(f"expected pixels (H, W, 3) uint8, found {pixels.shape} {pixels.dtype}")
+        picture = Image.fromarray(_middle(pixels))
+        short = min(picture.size)
+        width, height = (int(self.resize * side / short) for side in picture.size)
+        resized = picture.resize((width, height), Image.Resampling[self.interpolation.upper()])
+        left, top = round((width - self.size) / 2), round((height - self.size) / 2)
+        return _tensor(np.array(resized.crop((left, top, left + self.size, top + self.size))))
+
+
+def _middle(pixels: np.ndarray) -> np.ndarray:
+    height, width = pixels.shape[:2]
+    down, across = (max(0, (side - STRIP * min(height, width)) // 2) for side in (height, width))
+    return np.ascontiguousarray(pixels[down : height - down, across : width - across])
+
+
+def _tensor(pixels: np.ndarray) -> Tensor:
+    import torch
+
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous().float().div(255)
+
+
+@dataclass(frozen=True, eq=False)
+class Photo:
+    """A photograph, read.
+
+    `pixels`: `(H, W, 3)` uint8, sRGB, upright, native size. `label`: its ImageNet class, 0..999, or None;
+    `labels`: all classes that are right for it, `label` first. `credit`: origin and licence, empty for a
+    user's own. `source`: the file that it was read from.
+    """
+
+    name: str
+    pixels: np.ndarray = field(repr=False)
+    label: int | None = None
+    labels: tuple[int, ...] = ()
+    credit: str = ""
+    source: Path | None = None
+
+    @property
+    def image(self) -> Tensor:
+        """`(3, H, W)` float32, 0..1."""
+        return _tensor(self.pixels)
+
+    def _repr_png_(self) -> bytes:
+        return _thumbnail(self.pixels, "PNG", 512)
+
+
+class Images:
+    """A lazy sequence of named photographs: each is read when it is asked for, and not kept.
+
+    `images["coffee"]` and `images[3]` are a `Photo`, or raise `ImageError`; `images[2:5]` and
+    `images.select(names)` are `Images`. Iterating gives `(name, image (3, H, W) float32 0..1, label)`.
+    Iterating and `batch` leave a bad file out, warn of it by name and note it in `failures` (name to reason).
+    """
+
+    def __init__(self, entries: Iterable[Entry]) -> None:
+        self._entries = {entry.name: entry for entry in entries}
+        self.failures: dict[str, str] = {}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names, also of files that turn out to be bad."""
+        return tuple(self._entries)
+
+    @property
+    def labels(self) -> tuple[int | None, ...]:
+        """The ImageNet class of each name, None where it is not known."""
+        return tuple(_first(entry.labels) for entry in self._entries.values())
+
+    @property
+    def loaded_names(self) -> tuple[str, ...]:
+        """Names without those that failed; after `batch`, exactly its rows."""
+        return tuple(name for name in self._entries if name not in self.failures)
+
+    @property
+    def sources(self) -> list[Path]:
+        """Files that the pictures are read from; those inside installed packages are not listed."""
+        return [entry.path for entry in self._entries.values() if not entry.packaged]
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor, int | None]]:
+        for photo in self._readable():
+            yield photo.name, photo.image, photo.label
+
+    @overload
+    def __getitem__(self, key: str | int) -> Photo: ...
+    @overload
+    def __getitem__(self, key: slice) -> Images: ...
+    def __getitem__(self, key: str | int | slice) -> Photo | Images:
+        if isinstance(key, slice):
+            return self.select(self.names[key])
+        return _read(self._entry(key if isinstance(key, str) else self.names[key]))
+
+    def select(self, names: Iterable[str]) -> Images:
+        """The photographs of these names, in this order."""
+        return Images([self._entry(name) for name in ([names] if isinstance(names, str) else names)])
+
+    def batch(self, view: View | int | None = None) -> Tensor:
+        """All readable photographs, `(N, 3, size, size)` float32, 0..1, not normalised; row i is
+        `loaded_names[i]`.
+
+        `view`: how the network wants them, `View()` if not given; a number is the side of the crop, with
+        256/224 of it as the shorter side before. Raises `ImageError` when there are photographs but none can
+        be read.
+        """
+        import torch
+
+        view = view or View()
+        view = view if isinstance(view, View) else View(int(view), round(view * 256 / 224))
+        rows = [view.apply(photo.pixels) for photo in self._readable()]
+        if self._entries and not rows:
+            reason = next(iter(self.failures.values()))
+            raise ImageError(f"none of {len(self)} photographs can be read; the first: {reason}")
+        return torch.stack(rows) if rows else torch.empty(0, 3, view.size, view.size)
+
+    def _readable(self) -> Iterator[Photo]:
+        for name, entry in self._entries.items():
+            self.failures.pop(name, None)
+            try:
+                photo = _read(entry)
+            except MissingPhotograph:
+                raise
+            except ImageError as error:
+                self.failures[name] = str(error)
+                warnings.warn(f"left out {name!r}: {error}", stacklevel=3)
+            else:
+                yield photo
+
+    def _entry(self, name: str) -> Entry:
+        if name not in self._entries:
+            raise ImageError(f"no photograph is called {name!r}; {sources.nearest(name, self.names)}")
+        return self._entries[name]
+
+    def __repr__(self) -> str:
+        return f"Images({len(self)}: {', '.join(self.names[:8])}{', ...' if len(self) > 8 else ''})"
+
+    def _repr_html_(self) -> str:
+        figures = "".join(_figure(entry) for entry in list(self._entries.values())[:SHOWN])
+        more = f"<p>and {len(self) - SHOWN} more</p>" if len(self) > SHOWN else ""
+        return f'<div style="display:flex;flex-wrap:wrap;gap:8px">{figures}</div>{more}'
+
+
+def load(
+    name_or_path: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    *,
+    download: bool = False,
+    cache: str | os.PathLike[str] | None = None,
+) -> Images:
+    """The photographs of a known set, of a file, of a folder and those below it, or of a list of files and
+    folders.
+
+    `"photos"`: ten photographs inside installed packages. `"imagenet-samples"`: 200 of ImageNet's, one a
+    class, out of the choice of github.com/EliSchwartz/imagenet-sample-images, under ImageNet's terms:
+    non-commercial research and education only. They are looked for in `$XAI_DATA_HOME/imagenet-samples`, then
+    in the folder of that name in `cache` (if not given, pooch's cache of "xai-lib"); with `download=True`
+    each is fetched into the latter when it is read. All must have the checksum of data/registry. A known name
+    goes before a file of that name: write "./photos", or give a `Path`, for the file.
+
+    In folders, files with a picture's suffix are taken in sorted order, hidden ones left out. A name is the
+    file's stem, or its path below the folder where two stems are the same. A file whose own folder has the
+    name of one of ImageNet's WordNet ids (n02123394) gets that class, as in an ILSVRC validation set sorted
+    into folders. In the flat one (ILSVRC2012_val_00000001.JPEG ...) there are no labels: the ground truth of
+    the development kit counts classes in another order than the networks do.
+
+    Embedded colour profiles are converted to sRGB, which the usual evaluation on ImageNet leaves out; of the
+    known photographs that changes rocket and 27 of the 200.
+
+    Raises `ImageError`: an unknown name (with the nearest ones), a folder without pictures.
+    """
+    if not isinstance(name_or_path, str | os.PathLike):
+        return Images(sources.files([Path(path) for path in name_or_path]))
+    if name_or_path == "photos":
+        return Images(sources.photos())
+    if name_or_path == SAMPLES:
+        return Images(sources.samples(download, Path(cache) if cache is not None else None))
+    if isinstance(name_or_path, str) and not os.path.lexists(name_or_path):
+        raise ImageError(
+            f"no set of photographs, file or folder is called {name_or_path!r} "
+            f"(paths start from {Path.cwd()}); {sources.nearest(name_or_path, names())}"
+        )
+    return Images(sources.files([Path(name_or_path)]))
+
+
+def names() -> list[str]:
+    """The known sets."""
+    return ["photos", SAMPLES]
+
+
+def _first(labels: tuple[int, ...]) -> int | None:
+    return labels[0] if labels else None
+
+
+def _read(entry: Entry) -> Photo:
+    return Photo(entry.name, entry.pixels(), _first(entry.labels), entry.labels, entry.credit, entry.path)
+
+
+def _thumbnail(pixels: np.ndarray, kind: str, side: int) -> bytes:
+    small, buffer = Image.fromarray(pixels), io.BytesIO()
+    small.thumbnail((side, side))
+    small.save(buffer, kind)
+    return buffer.getvalue()
+
+
+def _figure(entry: Entry) -> str:
+    name = html.escape(entry.name)
+    try:
+        data = base64.b64encode(_thumbnail(entry.pixels(), "JPEG", 128)).decode()
+        body = f'<img src="data:image/jpeg;base64,{data}" alt="{name}">'
+    except ImageError as error:
+        body = f"<em>{html.escape(str(error))}</em>"
+    start = f'<figure style="margin:0;max-width:160px" title="{html.escape(entry.credit)}">'
+    return f"{start}{body}<figcaption>{name}</figcaption></figure>"
