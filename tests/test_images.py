@@ -66,7 +66,7 @@ def test_one_bad_file_does_not_lose_the_others(tmp_path: Path) -> None:
     Image.new("RGB", (30, 30), (2, 0, 0)).save(tmp_path / "2.png")
     with pytest.warns(UserWarning, match="'4'"):
         assert len(folder.batch(8)) == 5 and list(folder.failures) == ["4"]
-    with pytest.warns(UserWarning):
+    with pytest.warns(UserWarning, match="'4'"):
         assert folder[2:2].batch(8).shape == (0, 3, 8, 8) and folder[1:5].batch(8).shape == (3, 3, 8, 8)
 
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 
 from xai_lib.errors import XaiError
 from xai_lib.images import View
+from xai_lib.weights import WeightsError, fill, read_state_dict, weights_home
 
 
 class ClassifierError(XaiError):
@@ -32,14 +32,10 @@ class UnknownNetwork(ClassifierError):
     """A name that neither this package nor torchvision nor timm knows."""
 
 
-class WeightsError(ClassifierError):
-    """Weights that are missing, damaged, unsafe to read, or made for another network."""
-
-
 class Prediction(NamedTuple):
     """One class with its probability (0..1)."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody looks for here
     name: str
     probability: float
 
@@ -105,7 +101,7 @@ class Classifier(nn.Module):
             raise ClassifierError(
                 f"{self.name}: expected logits (N, classes), found {found}; wrap the network in a module that returns them"
             )
-        return cast(Tensor, logits)
+        return logits
 
     @torch.no_grad()
     def probabilities(self, images: Tensor) -> Tensor:
@@ -203,7 +199,7 @@ class _Recipe:
 def _timm_network(name: str, **kwargs: Any) -> nn.Module:
     import timm
 
-    return cast(nn.Module, timm.create_model(name, pretrained=False, **kwargs))
+    return timm.create_model(name, pretrained=False, **kwargs)
 
 
 def _mobilenetv1_075() -> nn.Module:
@@ -235,11 +231,6 @@ def _in_weights_home(file: str, source: str, licence: str) -> Callable[[], Prove
         return Provenance(source, licence, path if path and path.is_file() else None)
 
     return find
-
-
-def weights_home() -> Path | None:
-    """The folder `$XAI_WEIGHTS_HOME`, or None."""
-    return Path(os.environ["XAI_WEIGHTS_HOME"]) if os.environ.get("XAI_WEIGHTS_HOME") else None
 
 
 _HALF = (0.5, 0.5, 0.5)
@@ -318,7 +309,7 @@ def _from_recipe(name: str, weights: str | Path | None) -> Classifier | None:
     if provenance.file is None:
         return None
     network = recipe.build()
-    _fill(network, provenance.file, name, recipe.by_position and weights is None)
+    fill(network, provenance.file, name, recipe.by_position and weights is None)
     return Classifier(
         network, name=name, mean=recipe.mean, std=recipe.std, view=recipe.view, class_names=imagenet_classes(),
         provenance=provenance, feature_layer=recipe.feature_layer,
@@ -355,7 +346,7 @@ def _load_torchvision(name: str, weights: str | Path | None, download: bool) -> 
             raise _missing(name, " or ".join([cached.name, *_FILES.get(name, "").split()]), looked, "or pass download=True")
         _fetch(name, entry.url, own)
     file = Path(weights) if weights is not None else own
-    _fill(network, file, name)
+    fill(network, file, name)
     how = entry.transforms()
     view = View(how.crop_size[0], how.resize_size[0], how.interpolation.value)
     source = "torchvision, " + str(entry) if weights is None else "given by the caller"
@@ -386,7 +377,7 @@ def _load_timm(name: str, weights: str | Path | None, download: bool) -> Classif
     network = _timm_network(plain)
     hub = str(cast(Any, network).pretrained_cfg.get("hf_hub_id") or "")
     file = Path(weights) if weights is not None else _timm_file(name, hub, download)
-    _fill(network, file, name)
+    fill(network, file, name)
     how = timm.data.resolve_model_data_config(network)
     size = how["input_size"][-1]
     view = View(size, round(size / how["crop_pct"]), how["interpolation"])
@@ -411,50 +402,6 @@ def _timm_file(name: str, hub: str, download: bool) -> Path:
         return Path(hf_hub_download(hub, "model.safetensors"))
     except Exception as error:  # the hub client raises a dozen kinds
         raise WeightsError(f"{name}: could not fetch model.safetensors of {hub} ({error}); give a file with weights=") from None
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# State dicts
-
-
-def _fill(network: nn.Module, file: Path, name: str, by_position: bool = False) -> None:
-    state = read_state_dict(file)
-    wanted = network.state_dict()
-    if by_position:
-        state = dict(zip(wanted, state.values(), strict=True))
-    missing, extra = sorted(set(wanted) - set(state)), sorted(set(state) - set(wanted))
-    shapes = [k for k in wanted if k in state and wanted[k].shape != state[k].shape]
-    if missing or extra or shapes:
-        raise WeightsError(
-            f"{file} does not fit {name}: {len(missing)} tensors missing {missing[:3]}, {len(extra)} unknown {extra[:3]}, "
-            f"{len(shapes)} of another shape {[(k, tuple(state[k].shape), tuple(wanted[k].shape)) for k in shapes[:3]]}"
-        )
-    network.load_state_dict(state)
-
-
-def read_state_dict(file: str | Path) -> Mapping[str, Tensor]:
-    """Tensors by name from a .safetensors file, or from a .pth file without executing anything in it.
-
-    Raises `WeightsError` for a file that is absent, damaged, or holds more than tensors.
-    """
-    file = Path(file)
-    if not file.is_file():
-        raise WeightsError(f"weights file {file} does not exist; give the path of a .safetensors or .pth state dict")
-    try:
-        if file.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(file)
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # both readers raise many kinds for a damaged or unsafe file
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise WeightsError(
-            f"{file} is no state dict that can be read safely ({reason}); fetch it anew, or save it with "
-            "torch.save(network.state_dict(), file) or as safetensors"
-        ) from None
-    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise WeightsError(f"{file} holds a {type(state).__name__}, expected a state dict (tensor by name)")
-    return state
 
 
 def _missing(name: str, file: str, looked: Sequence[str], then: str) -> WeightsError:

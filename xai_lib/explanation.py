@@ -92,7 +92,7 @@ class Explainer(ABC):
     needs: ClassVar[str]  #: what it asks of a network: "probabilities", "gradients", "layers"
     cost: ClassVar[str]  #: network calls an image at the default settings, in words
     signed: ClassVar[bool]
-    Settings: ClassVar[type[Settings]] = Settings
+    settings_class: ClassVar[type[Settings]] = Settings  #: the method's own
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -135,11 +135,11 @@ class Explainer(ABC):
 
     def _checked_settings(self, settings: Settings | None) -> Settings:
         if settings is None:
-            return self.Settings()
-        if not isinstance(settings, self.Settings):
+            return self.settings_class()
+        if not isinstance(settings, self.settings_class):
             raise ExplanationError(
-                f"{self.name} expects settings of type {self.Settings.__qualname__}, found "
-                f"{type(settings).__qualname__}; pass {type(self).__module__}.{self.Settings.__name__}(...) or None"
+                f"{self.name} expects settings of type {self.settings_class.__qualname__}, found "
+                f"{type(settings).__qualname__}; pass {type(self).__module__}.{self.settings_class.__name__}(...) or None"
             )
         return settings
 

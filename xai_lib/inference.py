@@ -43,10 +43,10 @@ def plan_for(device: torch.device | str) -> Plan:
     if kind == "mps":
         return Plan("float32", 16, "Apple GPU")
     fast = bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-    return Plan("bfloat16" if fast else "float32", 8, f"processor, bfloat16 products in hardware: {fast}")
+    return Plan("bfloat16" if fast else "float32", 4, f"processor, bfloat16 products in hardware: {fast}")
 
 
-FLOAT32 = Plan("float32", 8, "asked for")
+FLOAT32 = Plan("float32", 4, "asked for")
 
 
 class FastNetwork:

@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 PAGE, HALF = 7.0, 3.4  #: widths, inch
 SIGNED, UNSIGNED = "RdBu_r", "viridis"
@@ -49,7 +50,8 @@ Draw = Callable[..., Figure]
 def _styled(draw: Draw) -> Draw:
     @wraps(draw)
     def drawn(*args: Any, **kwargs: Any) -> Figure:
-        with mpl.rc_context({**mpl.rcParamsDefault, **STYLE, "backend": mpl.rcParams["backend"]}):
+        own: Any = {key: value for key, value in mpl.rcParamsDefault.items() if key != "backend"} | STYLE
+        with mpl.rc_context(own):  # a reader's own matplotlibrc does not change the figures
             return draw(*args, **kwargs)
 
     return drawn
@@ -142,7 +144,8 @@ def maps(maps: Array, signed: bool, titles: Sequence[str] = ()) -> Figure:
 def panels(rows: Sequence[Sequence[Array]], titles: Sequence[Sequence[str]], sides: Sequence[str] = ()) -> Figure:
     """Photographs `(3, H, W)` in a grid, a title each, and a name for each row at its left."""
     columns = max(map(len, rows))
-    figure, grid = canvas(len(rows), columns, len(rows) * (PAGE / columns + 0.4))
+    side = min(PAGE / columns, 2.3)
+    figure, grid = canvas(len(rows), columns, len(rows) * (side + 0.4), columns * side)
     for i, (line, words) in enumerate(zip(rows, titles, strict=True)):
         for axes, image, title in zip(grid[i], line, words, strict=False):
             show(axes, image, title)
@@ -170,7 +173,8 @@ def predictions(images: Sequence[Array], tops: Sequence[Sequence[tuple[str, floa
 @_styled
 def superpixels(images: Sequence[Array], rows: Mapping[str, Sequence[Array]], names: Sequence[str]) -> Figure:
     """Borders of superpixels on photographs: a row a segmentation, their number in the title."""
-    figure, grid = canvas(len(rows), len(images), len(rows) * (PAGE / len(images) + 0.3))
+    side = min(PAGE / len(images), 2.3)
+    figure, grid = canvas(len(rows), len(images), len(rows) * (side + 0.4), len(images) * side)
     for line, (method, found) in zip(grid, rows.items(), strict=True):
         for axes, image, segments, name in zip(line, images, found, names, strict=True):
             show(axes, image, f"{name}: {int(_array(segments).max()) + 1}\n{method}")
@@ -190,8 +194,8 @@ def stages(names: Sequence[str], shapes: Sequence[tuple[int, ...]], parameters: 
     for i, (shape, height, n) in enumerate(zip(shapes, heights, parameters, strict=True)):
         axes.text(i, height / 2 + 0.03, "×".join(map(str, shape)), ha="center", fontsize=7, rotation=35)
         axes.text(i, -height / 2 - 0.04, f"{n / 1e6:.2f} M" if n >= 5000 else str(n), ha="center", va="top", fontsize=7)
-    axes.set_xticks(range(len(names)), names, rotation=40, ha="right", fontsize=8)
-    axes.set(yticks=[], ylim=(-0.65, 0.95))
+    axes.set_xticks(range(len(names)), names, rotation=35, ha="right", rotation_mode="anchor", fontsize=8)
+    axes.set(yticks=[], ylim=(-0.62, 0.85), xlim=(-0.6, len(names) - 0.1))
     axes.spines[["left", "bottom"]].set_visible(False)
     axes.tick_params(length=0)
     return figure
@@ -201,7 +205,7 @@ def stages(names: Sequence[str], shapes: Sequence[tuple[int, ...]], parameters: 
 def features(image: Array, early: Array, late: Array, titles: Sequence[str]) -> Figure:
     """A photograph beside four early and four late feature maps `(4, h, w)`, each map on its own scale."""
     figure = Figure(figsize=(PAGE, 2.5), layout="constrained")
-    places = figure.subfigures(1, 3, wspace=0.03)
+    places: Any = figure.subfigures(1, 3, wspace=0.03)
     show(places[0].subplots(), image)
     for place, found in zip(places[1:], (early, late), strict=True):
         for axes, each in zip(place.subplots(2, 2).flat, _array(found), strict=True):
@@ -225,7 +229,7 @@ def encoding(image: Array, segments: Array, bits: Array) -> Figure:
     for k, bit in enumerate(_array(bits)):
         strip.text(k, 0, str(int(bit)), ha="center", va="center", fontsize=7)
     d = len(_array(bits))
-    strip.set(yticks=[], xlabel="superpixel", title="the bit string: 1 = kept, 0 = black", xticks=range(0, d, 1 + d // 40))
+    strip.set(yticks=[], xticks=range(0, d, 1 + d // 40), xlabel="superpixel", title="bit string: 1 = kept, 0 = black")
     strip.tick_params(labelsize=6)
     return figure
 
@@ -252,16 +256,17 @@ def framework(image: Array, segments: Array, masks: Array, scores: Array) -> Fig
         axes.text(0.93, 0.79 - 0.245 * i, f"F = {_array(scores)[i]:.3f}", ha="center", va="center", fontsize=8)
     axes.text(0.93, 0.935, "fitness", ha="center")
     _box(axes, 0.69, 0.42, 0.15, 0.24, "network\np(class)")
-    _box(axes, 0.3, 0.02, 0.46, 0.1, "tournament, crossover, bit flips: children replace the worst")
+    _box(axes, 0.24, 0.03, 0.56, 0.1, "tournament, crossover, bit flips: children replace the worst")
     for a, b in (((0.318, 0.66), (0.335, 0.6)), ((0.5, 0.55), (0.525, 0.55)), ((0.635, 0.55), (0.685, 0.55)),
-                 ((0.845, 0.55), (0.87, 0.55)), ((0.93, 0.2), (0.77, 0.07)), ((0.295, 0.07), (0.36, 0.22)),
+                 ((0.845, 0.55), (0.87, 0.55)), ((0.93, 0.24), (0.815, 0.09)), ((0.33, 0.14), (0.38, 0.24)),
                  ((0.147, 0.66), (0.168, 0.66))):  # fmt: skip
         axes.add_patch(FancyArrowPatch(a, b, arrowstyle="-|>", mutation_scale=9, color="0.3", linewidth=1))
     return figure
 
 
 def _box(axes: Axes, x: float, y: float, width: float, height: float, text: str) -> None:
-    axes.add_patch(FancyBboxPatch((x, y), width, height, boxstyle="round,pad=0.005", facecolor="#E8F0F8", edgecolor="0.3"))
+    look: dict[str, Any] = {"boxstyle": "round,pad=0.005", "facecolor": "#E8F0F8", "edgecolor": "0.3"}
+    axes.add_patch(FancyBboxPatch((x, y), width, height, **look))
     axes.text(x + width / 2, y + height / 2, text, ha="center", va="center", fontsize=8)
 
 
@@ -281,7 +286,7 @@ def curves(
             _band(axes, method, _array(methods[method]))
         if name in levels:
             colour, dash = METHOD_COLOURS["lime"]
-            axes.axhline(levels[name], color=colour, linestyle=dash, linewidth=1.2, label="LIME, any number of features")
+            axes.axhline(levels[name], color=colour, linestyle=dash, label="LIME, any number of features")
         axes.set(title=name, xlabel=xlabel, ylabel=ylabel)
     handles, words = grid.flat[0].get_legend_handles_labels()
     figure.legend(handles, words, loc="outside lower center", ncols=3)
@@ -308,25 +313,31 @@ def sizes(fractions: Mapping[str, Mapping[str, Sequence[float]]], rankings: Mapp
     left.set_xticks(range(len(fractions)), [name.replace("_", "\n") for name in fractions])
     left.set(ylim=(0, 1.02), ylabel="superpixels kept, fraction", title="how many are kept")
     left.legend(loc="lower left")
-    for (name, values), dash in zip(rankings.items(), ("-", "--", ":", "-.") * len(rankings), strict=False):
-        right.plot(np.arange(1, len(values) + 1), values, linestyle=dash, label=name, linewidth=1.2)
-    right.set(xlabel="LIME's best k superpixels", ylabel="probability", ylim=(0, 1.02), title="LIME, by number of features")
+    shades = mpl.colormaps["cividis"](np.linspace(0, 0.85, len(rankings)))
+    for i, (name, values) in enumerate(rankings.items()):
+        right.plot(np.arange(1, len(values) + 1), values, color=shades[i], linestyle=("-", "--", ":", "-.")[i % 4],
+                   label=name, linewidth=1.4)  # fmt: skip
+    right.set(xlabel="LIME's best k superpixels", ylabel="probability", ylim=(0, 1.02))
+    right.set_title("LIME, by number of features")
     right.legend()
     return figure
 
 
 @_styled
 def costs(rows: Mapping[str, Mapping[str, Sequence[float]]], titles: Sequence[str], xlabels: Sequence[str]) -> Figure:
-    """Dots by method on logarithmic axes, a panel a measure: `rows[measure][method]` are its values; a bar at the median."""
+    """Dots by method on logarithmic axes, a bar at the median, a panel a measure: `rows[measure][method]`."""
     figure, panels_ = _pair()
-    for axes, (measure, methods), title, label in zip(panels_, rows.items(), titles, xlabels, strict=True):
+    for axes, methods, title, label in zip(panels_, rows.values(), titles, xlabels, strict=True):
         present = [m for m in METHOD_COLOURS if len(methods.get(m, []))]
         for y, method in enumerate(present):
             colour = METHOD_COLOURS[method][0]
             axes.plot(methods[method], np.full(len(methods[method]), y), "o", color=colour, markersize=4, alpha=0.6)
             axes.plot(np.median(methods[method]), y, "|", color=colour, markersize=16, markeredgewidth=2)
         axes.set_yticks(range(len(present)), [METHOD_NAMES[m] for m in present])
-        axes.set(xscale="log" if measure != "linear" else "linear", xlabel=label, title=title)
+        axes.set(xscale="log", xlabel=label, title=title)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_locator(NullLocator())
         axes.grid(axis="x", which="major", color="0.9")
         axes.invert_yaxis()
     return figure

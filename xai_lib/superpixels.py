@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -161,7 +161,7 @@ class Fitness:
         """Float32 probabilities of the target by the untouched network, one image at a time, `(n,)`."""
         images = masked_images(self.image, self.segments, masks, self.fill)
         found = [self.classifier.probabilities(image[None])[0, self.target] for image in images]
-        return cast(np.ndarray, torch.stack(found).cpu().numpy())
+        return torch.stack(found).cpu().numpy()
 
     def trajectory(self) -> list[Improvement]:
         """The masks that beat all before them, in the order of the calls."""

@@ -30,7 +30,7 @@ PICTURES = torch.stack([picture(s) for s in range(3)])
 
 def small(name: str) -> tuple[Explainer, Settings]:
     explainer = explainers.get(name)
-    return explainer, explainer.Settings(**SMALL[name])
+    return explainer, explainer.settings_class(**SMALL[name])
 
 
 def test_every_method_is_listed_here() -> None:
@@ -221,7 +221,7 @@ def test_a_picture_of_one_superpixel_is_no_special_case() -> None:
     for name in sorted(SMALL):
         explainer = explainers.get(name)
         changes = {k: v for k, v in SMALL[name].items() if k != "segmentation"}
-        found = explainer.explain(classifier, white[None], 1, explainer.Settings(**changes))
+        found = explainer.explain(classifier, white[None], 1, explainer.settings_class(**changes))
         assert found.maps.unique().numel() == 1, name
 
 

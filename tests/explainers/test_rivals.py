@@ -75,7 +75,7 @@ def test_rankings_and_top_features() -> None:
     assert [m.nonzero()[0].tolist() for m in masks] == [[2], [2, 4], [0, 2, 4], [0, 2, 3, 4], [0, 1, 2, 3, 4]]
 
 
-def slow_greedy(score: "dict[tuple[bool, ...], float]", mask: tuple[bool, ...]) -> list[tuple[bool, ...]]:
+def slow_greedy(score: dict[tuple[bool, ...], float], mask: tuple[bool, ...]) -> list[tuple[bool, ...]]:
     """The masks that greedy search steps on, by trying every superpixel not changed yet."""
     path, open_ = [mask], set(range(len(mask)))
     while open_:

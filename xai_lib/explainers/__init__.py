@@ -12,7 +12,8 @@ from xai_lib.explanation import Explainer, UnknownExplainer, nearest, registered
 @cache
 def _load_all() -> None:
     for module in pkgutil.iter_modules(__path__):
-        importlib.import_module(f"{__name__}.{module.name}")
+        if not module.name.startswith("_"):
+            importlib.import_module(f"{__name__}.{module.name}")
 
 
 def names() -> list[str]:

@@ -73,7 +73,7 @@ class ELime(Explainer):
     needs = "probabilities"
     cost = "300"
     signed = False
-    Settings = Settings
+    settings_class = Settings
 
     def explain_image(
         self, classifier: Classifier, image: Tensor, target: int, settings: Settings, rng: np.random.Generator

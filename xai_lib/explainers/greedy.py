@@ -37,7 +37,7 @@ class GreedyDeletion(Explainer):
     needs = "probabilities"
     cost = "300"
     signed = False
-    Settings = Settings
+    settings_class = Settings
     start: ClassVar[bool] = True  #: every superpixel is kept at first
 
     def explain_image(

@@ -45,7 +45,7 @@ class Lime(Explainer):
     needs = "probabilities"
     cost = "1000"
     signed = True
-    Settings = Settings
+    settings_class = Settings
 
     def explain_image(
         self, classifier: Classifier, image: Tensor, target: int, settings: Settings, rng: np.random.Generator

@@ -18,7 +18,7 @@ from typing import Any
 
 import nbformat
 from nbformat import NotebookNode
-from papermill.parameterize import parameterize_notebook  # type: ignore[import-untyped]
+from papermill.parameterize import parameterize_notebook
 
 from xai_lib.runs import folders, freshness, notebook, record
 from xai_lib.runs.kernel import INJECTED, CellFailure, PrivateKernel, Stopped, run_cells
