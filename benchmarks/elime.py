@@ -2,6 +2,7 @@
 
     python benchmarks/elime.py            the table, and one JSON object as the last line
     python benchmarks/elime.py --levers   what each part of the search is worth, in calls
+    python benchmarks/elime.py --rows F   keeps every round in F, a line each: goes on where it was, --levers reads it
 
 The prize is LIME's own: the highest probability that its ranking (1000 samples) reaches at any number of features.
 Seconds count the search alone; segmentation is the same for all and left out. A mask passes when the untouched network
@@ -19,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -134,17 +136,37 @@ def ratio(rows: list[dict[str, Any]], method: str, of: str) -> dict[str, Any]:
     return {"median": statistics.median(found), "min": min(found), "max": max(found), "passed": sum(f > 0 for f in found)}
 
 
-def compare(networks: list[str], seeds: int) -> dict[str, Any]:
+def kept_rounds(rows: Path | None) -> dict[tuple[str, str, int], dict[str, Any]]:
+    """The rounds already in the file, by network, photograph and seed."""
+    lines = rows.read_text().splitlines() if rows and rows.exists() else []
+    found = [json.loads(line) for line in lines if line.endswith("}")]
+    return {(r["network"], r["photograph"], r["seed"]): r for r in found}
+
+
+def compare(networks: list[str], seeds: int, file: Path | None) -> dict[str, Any]:
     """All figures of the benchmark, a network each."""
     rows: dict[str, list[dict[str, Any]]] = {}
     costs: dict[str, list[tuple[float, float, float]]] = {}
+    kept = kept_rounds(file)
     for classifier, photograph, image, segments, target in problems(networks):
         for seed in range(seeds):
-            row = race(classifier, image, segments, target, seed) | {"photograph": photograph, "seed": seed}
+            name = {"network": classifier.name, "photograph": photograph, "seed": seed}
+            row = kept.get((classifier.name, photograph, seed))
+            if row is None:
+                row = name | race(classifier, image, segments, target, seed)
+                if file:
+                    with file.open("a") as out:
+                        out.write(json.dumps(row) + "\n")
             rows.setdefault(classifier.name, []).append(row)
             print(f"{classifier.name} {photograph} seed {seed}: LIME {row['lime_seconds']:.1f} s", file=sys.stderr)
         costs.setdefault(classifier.name, []).append(overhead(classifier, image, segments, target))
     return {name: summary(rows[name], costs[name]) for name in rows}
+
+
+def until(rows: list[dict[str, Any]], method: str, unit: float) -> float | None:
+    """Median cost, in forward units, until LIME is passed; None where most runs never do."""
+    found = statistics.median(r["methods"][method]["seconds"] or float("inf") for r in rows)
+    return found / unit if found < float("inf") else None
 
 
 def summary(rows: list[dict[str, Any]], costs: list[tuple[float, float, float]]) -> dict[str, Any]:
@@ -152,17 +174,22 @@ def summary(rows: list[dict[str, Any]], costs: list[tuple[float, float, float]])
     share, bare, unit = (statistics.median(c) for c in zip(*costs, strict=True))
     return {
         "runs": len(rows),
+        "threads": torch.get_num_threads(),
         "speedup_to_match_lime": {m: ratio(rows, m, "seconds") for m in SEARCHES},
         "calls_ratio_to_match_lime": {m: ratio(rows, m, "calls") for m in SEARCHES},
         "probability_gain_at_tenth": {"worst seed of each photograph": gains, "min": min(gains.values())},
         "overhead": share,
         "ms_a_call": 1e3 * bare,
         "ms_a_forward_unit": 1e3 * unit,
-        "lime_in_forward_units": statistics.median(r["lime_seconds"] for r in rows) / unit,
+        "forward_units": {
+            "lime": statistics.median(r["lime_seconds"] for r in rows) / unit,
+            "elime, 300 calls": CALLS * bare * share / unit,
+        }
+        | {f"{m} until LIME is passed": until(rows, m, unit) for m in SEARCHES},
     }
 
 
-def levers(networks: list[str], seeds: int) -> dict[str, Any]:
+def levers(networks: list[str], seeds: int, file: Path | None) -> dict[str, Any]:
     """Calls until LIME is passed (300 if never), median and mean, with one part of the search changed at a time."""
     s = elime.Settings()
     changed: dict[str, tuple[elime.Settings, dict[str, tuple[Any, Any]]]] = {
@@ -176,9 +203,11 @@ def levers(networks: list[str], seeds: int) -> dict[str, Any]:
         "plain algorithm (Settings.paper)": (elime.Settings.paper(), {}),
     }
     calls: dict[str, list[float]] = {name: [] for name in changed}
-    for classifier, _, image, segments, target in problems(networks):
+    kept = kept_rounds(file)
+    for classifier, photograph, image, segments, target in problems(networks):
         for seed in range(seeds):
-            _, best = prize(classifier, image, segments, target, seed)
+            row = kept.get((classifier.name, photograph, seed))
+            best = row["lime_best"] if row else prize(classifier, image, segments, target, seed)[1]
             for name, (settings, patches) in changed.items():
                 fitness = Fitness(classifier, image, segments, target, calls=CALLS)
                 with patched(patches):
@@ -213,7 +242,8 @@ def show(figures: dict[str, Any]) -> None:
             print(f"  {m:18s} {a['median']:8.1f} ({a['min']:5.1f}..{a['max']:6.1f})   "
                   f"{b['median']:8.1f} ({b['min']:5.1f}..{b['max']:6.1f})  {a['passed']:3d}/{f['runs']}")  # fmt: skip
         print(f"  gain at a tenth of LIME's time, log-odds: {f['probability_gain_at_tenth']}")
-        print(f"  overhead {f['overhead']:.3f}; LIME costs {f['lime_in_forward_units']:.0f} forward units")
+        print(f"  overhead {f['overhead']:.3f}")
+        print("  cost in forward units: " + ", ".join(f"{k} {v:.0f}" if v else f"{k} -" for k, v in f["forward_units"].items()))
 
 
 def main() -> None:
@@ -221,17 +251,18 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--levers", action="store_true")
+    parser.add_argument("--rows", type=Path)
     parser.add_argument("--busy", action="store_true", help="measure although other processes are running")
     chosen = parser.parse_args()
     cores = os.cpu_count() or 1
     if os.getloadavg()[0] > cores and not chosen.busy:
         sys.exit(f"load {os.getloadavg()[0]:.1f} on {cores} cores: times would mean nothing; wait, or pass --busy")
     if chosen.levers:
-        figures = levers(chosen.networks, chosen.seeds)
+        figures = levers(chosen.networks, chosen.seeds, chosen.rows)
         for name, f in figures.items():
             print(f"{name:40s} median {f['median']:6.1f}  mean {f['mean']:6.1f}  ({f['runs']} runs)")
     else:
-        figures = compare(chosen.networks, chosen.seeds)
+        figures = compare(chosen.networks, chosen.seeds, chosen.rows)
         show(figures)
     print(json.dumps(figures))
 

@@ -58,7 +58,7 @@ class Settings:
 class Explanation:
     """What an explainer answers for `N` images.
 
-    `maps` is `(N, H, W)` float32 on the images' device: relevance of each pixel for the target's score. With
+    `maps` is `(N, H, W)` float32, where the images were: relevance of each pixel for the target's score. With
     `signed` zero means "no influence" and negative values speak against the target; without, values are >= 0.
     `network_calls` counts the images that went forward or backward through the network, `seconds` is wall time.
     `details` holds one dict an image with whatever the method found beside the map.
@@ -115,10 +115,12 @@ class Explainer(ABC):
     ) -> Explanation:
         """Explain `images` `(N, 3, H, W)`, float, values 0..1, not normalised (the classifier does that).
 
+        They may lie on another device than the classifier; the answer lies where they do.
         `targets`: one class for all, one an image, or None for the class predicted for each. Raises
         `ExplanationError` for anything else. The network is left as it was, also after an exception.
         """
-        images = checked_images(images)
+        home = images.device if isinstance(images, Tensor) else None
+        images = checked_images(images).to(classifier.device)
         settings = self._checked_settings(settings)
         started = time.perf_counter()
         with left_as_it_was(classifier):
@@ -126,11 +128,11 @@ class Explainer(ABC):
             maps, details = [], []
             for image, target in zip(images, wanted.tolist(), strict=True):
                 saliency, n, info = self.explain_image(classifier, image, target, settings, rng_for(seed, image, target))
-                maps.append(saliency.to(images.device, torch.float32))
+                maps.append(saliency.to(home, torch.float32))
                 details.append(info)
                 calls += n
         return Explanation(
-            self.name, wanted, torch.stack(maps), self.signed, calls, time.perf_counter() - started, details
+            self.name, wanted.to(home), torch.stack(maps), self.signed, calls, time.perf_counter() - started, details
         )
 
     def _checked_settings(self, settings: Settings | None) -> Settings:

@@ -144,7 +144,7 @@ def maps(maps: Array, signed: bool, titles: Sequence[str] = ()) -> Figure:
 def panels(rows: Sequence[Sequence[Array]], titles: Sequence[Sequence[str]], sides: Sequence[str] = ()) -> Figure:
     """Photographs `(3, H, W)` in a grid, a title each, and a name for each row at its left."""
     columns = max(map(len, rows))
-    side = min(PAGE / columns, 2.3)
+    side = min(PAGE / columns, 2.3 if len(rows) == 1 else 1.5)  # small: photographs are most of a run's bytes
     figure, grid = canvas(len(rows), columns, len(rows) * (side + 0.4), columns * side)
     for i, (line, words) in enumerate(zip(rows, titles, strict=True)):
         for axes, image, title in zip(grid[i], line, words, strict=False):
@@ -173,7 +173,7 @@ def predictions(images: Sequence[Array], tops: Sequence[Sequence[tuple[str, floa
 @_styled
 def superpixels(images: Sequence[Array], rows: Mapping[str, Sequence[Array]], names: Sequence[str]) -> Figure:
     """Borders of superpixels on photographs: a row a segmentation, their number in the title."""
-    side = min(PAGE / len(images), 2.3)
+    side = min(PAGE / len(images), 1.5)
     figure, grid = canvas(len(rows), len(images), len(rows) * (side + 0.4), len(images) * side)
     for line, (method, found) in zip(grid, rows.items(), strict=True):
         for axes, image, segments, name in zip(line, images, found, names, strict=True):
@@ -319,7 +319,7 @@ def sizes(fractions: Mapping[str, Mapping[str, Sequence[float]]], rankings: Mapp
                    label=name, linewidth=1.4)  # fmt: skip
     right.set(xlabel="LIME's best k superpixels", ylabel="probability", ylim=(0, 1.02))
     right.set_title("LIME, by number of features")
-    right.legend()
+    right.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
     return figure
 
 

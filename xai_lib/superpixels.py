@@ -48,9 +48,9 @@ def fill_of(image: Tensor, segments: Tensor, fill: Fill = "black") -> Tensor:
         return torch.zeros_like(image)
     if fill != "mean":
         raise SuperpixelError(f"unknown fill {fill!r}; use black or mean")
-    labels, d = segments.flatten(), int(segments.max()) + 1
-    sums = torch.zeros(3, d, dtype=torch.float64, device=image.device).index_add_(1, labels, image.flatten(1).double())
-    return (sums / labels.bincount(minlength=d)).float()[:, labels].view_as(image)
+    labels, pixels = segments.cpu().flatten(), image.cpu().flatten(1).double()  # Apple's GPU has no float64
+    sums = torch.zeros(3, int(labels.max()) + 1, dtype=torch.float64).index_add_(1, labels, pixels)
+    return (sums / labels.bincount()).float()[:, labels].view_as(image).to(image.device)
 
 
 def masked_images(image: Tensor, segments: Tensor, masks: Masks | Tensor, fill: Fill = "black") -> Tensor:
@@ -143,7 +143,7 @@ class Fitness:
         scores = log_odds(self._network.logits(shown.permute(0, 3, 1, 2)), self.target)
         first, self.calls = self.calls, self.calls + len(masks)
         self._masks[first : self.calls] = masks
-        self._scores[first : self.calls] = scores.double().cpu().numpy() - self.size_weight * masks.mean(1)
+        self._scores[first : self.calls] = scores.cpu().double().numpy() - self.size_weight * masks.mean(1)
         self._seconds[first : self.calls] = time.perf_counter() - self._started
         self._index.update((m.tobytes(), first + i) for i, m in enumerate(masks))
 
