@@ -53,7 +53,7 @@ def complete(job: "Job", executed: NotebookNode, seconds: list[float]) -> None:
         "versions": _versions(),
         "hardware": {**_hardware(), "threads": job.threads, "gpu": gpu},
         "hashes": hashes,
-        "results": handed,
+        "results": json.loads(neutral(json.dumps(handed), job.project.root)),
         "files": folders.files(job.working),
     }
     (job.working / freshness.RECORD).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
@@ -88,8 +88,9 @@ def _described(executed: NotebookNode) -> NotebookNode:
 
 
 def neutral(text: str, root: Path) -> str:
-    """Text without this machine's paths: relative in the project, `$PREFIX` and `~` elsewhere."""
-    places = {sys.prefix: "$PREFIX", str(root): ".", str(Path.home()): "~"}
+    """Text without this machine's paths: relative in the project, `$XAI_..._HOME`, `$PREFIX` and `~` elsewhere."""
+    homes = {os.environ[name]: f"${name}" for name in ("XAI_DATA_HOME", "XAI_WEIGHTS_HOME") if os.environ.get(name)}
+    places = {sys.prefix: "$PREFIX", str(root): ".", str(Path.home()): "~"} | homes
     for place in sorted(places, key=len, reverse=True):
         if len(place) > 3:
             found, name = re.escape(place), places[place]
