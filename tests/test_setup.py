@@ -144,6 +144,14 @@ def test_the_readme_explains_a_photograph(tmp_path: Path, monkeypatch: pytest.Mo
     assert names["explanation"].maps.unique().tolist() == [0, 1]
 
 
+def test_the_readme_shows_the_claims_of_the_published_result() -> None:
+    from xai_lib.runs.publication import renew_claims
+
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    published = ROOT / "papermill_runs" / "reference" / "default" / "01_elime"
+    assert readme == renew_claims(readme, published) and readme.count("| paper says | we measured | holds |") == 1
+
+
 def test_the_readme_links_to_files_that_exist() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", readme) if "://" not in link]

@@ -165,13 +165,17 @@ def publish(
         bool, typer.Option("--tables-only", help="Tables, claims and run.json alone.")
     ] = False,
 ) -> None:
-    """Copy a complete result to papermill_runs/reference, to be committed (at most 3 MB)."""
+    """Copy a complete result to papermill_runs/reference (at most 3 MB) and its claims into README.md, to be committed."""
     from xai_lib.runs import publication
 
     project = projects.find(context.obj)
     [name] = projects.select(project, [notebook])
     target = project.runs / "reference" / profile / name
     publication.publish(project.result(profile, name), target, tables_only=tables_only)
+    readme = project.root / "README.md"
+    if readme.is_file():
+        text = readme.read_text(encoding="utf-8")
+        readme.write_text(publication.renew_claims(text, target), encoding="utf-8")
     typer.echo(project.relative(target))
 
 

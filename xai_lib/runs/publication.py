@@ -1,5 +1,6 @@
 """Copying a complete result to where it is committed, for readers who have not run anything."""
 
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 from xai_lib.errors import XaiError
 from xai_lib.runs import folders, freshness
 
+VERDICTS = {"true": "yes", "false": "**no**", "": "cannot be said"}
 LIMIT = 3_000_000
 """Bytes that a committed result may have."""
 
@@ -44,6 +46,27 @@ def publish(
     record["files"] = {name: digest for name, digest in record["files"].items() if name in chosen}
     _copy(source, target, sorted(chosen), json.dumps(record, indent=1) + "\n")
     return target
+
+
+def renew_claims(readme: str, target_folder: str | Path) -> str:
+    """A README whose table of claims shows those of a published result.
+
+    The table stands between `<!-- claims PROFILE/NOTEBOOK -->` and `<!-- end of claims -->`; a README without these
+    lines comes back as it is.
+    """
+    folder = Path(target_folder)
+    begin, end = f"<!-- claims {folder.parent.name}/{folder.name} -->", "<!-- end of claims -->"
+    before, found, rest = readme.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not found or not closed:
+        return readme
+    with (folder / "claims.csv").open(encoding="utf-8", newline="") as stream:
+        rows = [
+            f"| {claim['paper']} | {claim['ours']} | {VERDICTS[claim['holds']]} |".replace("\n", " ")
+            for claim in csv.DictReader(stream)
+        ]
+    table = "\n".join(["| paper says | we measured | holds |", "|---|---|---|", *rows])
+    return f"{before}{begin}\n{table}\n{end}{after}"
 
 
 def _copy(source: Path, target: Path, names: list[str], record: str) -> None:
