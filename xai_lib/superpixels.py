@@ -201,6 +201,6 @@ class Fitness:
 
 def log_odds(logits: Tensor, target: int) -> Tensor:
     """log p/(1-p) of one class from logits `(n, classes)`, float32 `(n,)`, without computing 1-p."""
-    logits = logits.float()
-    others = torch.cat([logits[:, :target], logits[:, target + 1 :]], dim=1)
-    return logits[:, target] - others.logsumexp(1)
+    others = logits.float().clone()
+    others[:, target] = -torch.inf
+    return logits[:, target].float() - others.logsumexp(1)

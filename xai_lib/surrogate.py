@@ -43,10 +43,6 @@ class MaskSurrogate:
 
     def __init__(self, masks: np.ndarray, scores: np.ndarray, alike: np.ndarray) -> None:
         """Fit to `masks` and their `scores` `(n,)`, log-odds; `alike` from `likeness`. O(n^3) with n <= 256."""
-        with _one_thread():
-            self._fit(masks, scores, alike)
-
-    def _fit(self, masks: np.ndarray, scores: np.ndarray, alike: np.ndarray) -> None:
         best = np.argsort(-scores, kind="stable")[:MEMORY]
         self._signs = _signs(masks[best])
         self._projected = self._signs @ alike
@@ -61,9 +57,8 @@ class MaskSurrogate:
     def __call__(self, masks: np.ndarray) -> np.ndarray:
         """Predicted scores `(n,)`."""
         signs = _signs(masks)
-        with _one_thread():
-            squares = np.einsum("nd,nd->n", signs @ self._alike, signs)
-            return self._kernel(signs, squares) @ self._weights + self._mean
+        squares = np.einsum("nd,nd->n", signs @ self._alike, signs)
+        return self._kernel(signs, squares) @ self._weights + self._mean
 
     def _kernel(self, signs: np.ndarray, squares: np.ndarray) -> np.ndarray:
         """4 <a, b> + exp(-|a - b|^2 / (4 LENGTH)), in the inner product of `alike`."""
@@ -77,9 +72,9 @@ def _blas() -> Any:
     return ThreadpoolController().select(user_api="blas")
 
 
-def _one_thread() -> AbstractContextManager[Any]:
+def one_thread() -> AbstractContextManager[Any]:
     """One thread for numpy's products: a second pool beside torch's made both several times slower, and a fixed number
-    of threads keeps the sums, and so the search, the same on every machine."""
+    of threads keeps the sums, and so the search, the same whatever the number of threads."""
     return _blas().limit(limits=1)
 
 

@@ -20,7 +20,7 @@ from xai_lib.classifiers import Classifier
 from xai_lib.explanation import Explainer, ExplanationError
 from xai_lib.inference import FLOAT32
 from xai_lib.superpixels import Fill, Fitness, Masks, Segmentation, segment
-from xai_lib.surrogate import MaskSurrogate, likeness
+from xai_lib.surrogate import MaskSurrogate, likeness, one_thread
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Settings(explanation.Settings):
     segmentation: Segmentation = "quickshift"  #: lime's default; "slic" as in the authors' earlier code
     fill: Fill = "black"  #: what removed superpixels show; black as in the authors' earlier code
     population: int = 12  #: parents kept
-    offspring: int = 4  #: children evaluated a generation; as many more for every 100 calls when they are screened
+    offspring: int = 4  #: children evaluated a generation; as many more for every 64 calls when they are screened
     generations: int = 500  #: at most; the calls usually end the search
     elitism: int = 12  #: parents that survive; equal to `population`: a child replaces the worst (steady state)
     tournament: int = 2  #: ranks drawn, of which the best becomes a parent
@@ -40,9 +40,9 @@ class Settings(explanation.Settings):
     start: int = 8  #: masks of the first population, the full image included
     start_kept: tuple[float, float] = (0.75, 0.97)  #: fraction kept, spread over the first population
     seed_full: bool = True  #: the full image is among the first candidates
-    screening: int = 96  #: children bred a generation, of which a surrogate picks `offspring`; 0: none are screened
+    screening: int = 64  #: children bred a generation, of which a surrogate picks `offspring`; 0: none are screened
     size_weight: float = 0.0  #: log-odds subtracted for keeping everything, in proportion to what is kept
-    judged: int = 2  #: leading masks whose probability is computed again in float32 before the best is named
+    judged: int = 1  #: leading masks whose probability is computed again in float32 before the best is named
     precision: Literal["auto", "float32"] = "auto"  #: of the search; what is reported is always float32
 
     @classmethod
@@ -105,7 +105,8 @@ def evolve(fitness: Fitness, settings: Settings, rng: np.random.Generator) -> It
             return
         children = breed(population, max(settings.offspring, settings.screening), settings, rng)
         if settings.screening:
-            children = screen(children, fitness, alike, settings, rng)
+            with one_thread():
+                children = screen(children, fitness, alike, settings, rng)
         survivors = slice(settings.elitism)
         population, scores = _best_first(
             np.concatenate([population[survivors], children]), np.concatenate([scores[survivors], fitness(children)])
@@ -146,7 +147,7 @@ def screen(
     second, again = _ranked(fitness.unseen(grandchildren), surrogate)
     children, _ = _best_first(np.concatenate([children, second]), np.concatenate([predicted, again]))
     # a surrogate that has seen more is trusted with more children before it is fitted again
-    return _apart(children, settings.offspring * (1 + fitness.calls // 100))
+    return _apart(children, settings.offspring * (1 + fitness.calls // 64))
 
 
 def _ranked(masks: Masks, surrogate: MaskSurrogate) -> tuple[Masks, np.ndarray]:
