@@ -177,7 +177,7 @@ def test_search_in_float32_does_not_depend_on_threads() -> None:
     np.testing.assert_allclose(found[0][1][:8], found[1][1][:8], atol=1e-4)
 
 
-@pytest.mark.parametrize("wrong", [{"population": 0}, {"calls": 2}, {"elitism": 13}, {"tournament": 0}])
+@pytest.mark.parametrize("wrong", [{"population": 0}, {"calls": 1}, {"elitism": 13}, {"tournament": 0}])
 def test_settings_that_cannot_work(wrong: dict[str, int]) -> None:
     with pytest.raises(ExplanationError, match="E-LIME: .*expected counts of at least 1"):
         elime.Settings(**wrong)
