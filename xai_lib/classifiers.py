@@ -7,7 +7,6 @@ networks, and `timm:NAME` for timm's. Weights are looked for, in this order: the
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import re
 from collections.abc import Callable, Sequence
@@ -19,7 +18,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from xai_lib.errors import XaiError
+from xai_lib.errors import XaiError, nearest
 from xai_lib.images import View
 from xai_lib.weights import WeightsError, fill, read_state_dict, weights_home
 
@@ -134,7 +133,7 @@ class Classifier(nn.Module):
         """The module of that dotted name; an unknown one is an error with the nearest names."""
         modules = dict(self.network.named_modules())
         if name not in modules or not name:
-            raise ClassifierError(f"{self.name} has no layer {name!r}; {_nearest(name, list(modules)[1:])}")
+            raise ClassifierError(f"{self.name} has no layer {name!r}; {nearest(name, list(modules)[1:])}")
         return modules[name]
 
     @property
@@ -270,7 +269,7 @@ def load(
     elif name in _RECIPES:
         raise _missing(name, _FILES[name], [f"$XAI_WEIGHTS_HOME = {weights_home() or 'not set'}"], "put it there")
     else:
-        raise UnknownNetwork(f"no network is called {name!r}; {_nearest(name, names())} (or timm:NAME)")
+        raise UnknownNetwork(f"no network is called {name!r}; {nearest(name, names())} (or timm:NAME)")
     return classifier.to(find_device(device))
 
 
@@ -373,7 +372,7 @@ def _load_timm(name: str, weights: str | Path | None, download: bool) -> Classif
     plain = name.removeprefix("timm:")
     if not timm.is_model(plain):
         known = sorted({n.split(".")[0] for n in timm.list_models()})
-        raise UnknownNetwork(f"timm has no network called {plain!r}; {_nearest(plain, known)}")
+        raise UnknownNetwork(f"timm has no network called {plain!r}; {nearest(plain, known)}")
     network = _timm_network(plain)
     hub = str(cast(Any, network).pretrained_cfg.get("hf_hub_id") or "")
     file = Path(weights) if weights is not None else _timm_file(name, hub, download)
@@ -409,11 +408,6 @@ def _missing(name: str, file: str, looked: Sequence[str], then: str) -> WeightsE
 
 
 _HOW = "Get the file (README, section on weights) and name its folder in XAI_WEIGHTS_HOME or pass weights=PATH"
-
-
-def _nearest(name: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name.lower(), known, n=5, cutoff=0.5)
-    return f"nearest: {', '.join(close)}" if close else f"known: {', '.join(list(known)[:12])} …"
 
 
 __all__ = [

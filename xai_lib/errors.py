@@ -1,4 +1,7 @@
-"""The one base of every error that is meant for a user."""
+"""The one base of every error that is meant for a user, and the sentence that helps with a misspelt name."""
+
+import difflib
+from collections.abc import Sequence
 
 
 class XaiError(Exception):
@@ -6,3 +9,9 @@ class XaiError(Exception):
 
     Each kind is a subclass, defined in the module that raises it. The command line prints the message alone.
     """
+
+
+def nearest(name: str, known: Sequence[str], shown: int = 12) -> str:
+    """The known names nearest to `name`, or the first few of all if none is near."""
+    close = difflib.get_close_matches(name.lower(), known, n=5, cutoff=0.5)
+    return f"nearest: {', '.join(close)}" if close else f"known: {', '.join(known[:shown])}{' …' * (len(known) > shown)}"

@@ -6,7 +6,6 @@ A method is one file under `xai_lib/explainers/` with one subclass of `Explainer
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import json
 import operator
@@ -152,12 +151,6 @@ _registry: dict[str, type[Explainer]] = {}
 def registered() -> dict[str, type[Explainer]]:
     """The explainers whose modules have been imported, by name (`explainers.names()` imports them all)."""
     return dict(sorted(_registry.items()))
-
-
-def nearest(name: str, known: Sequence[str]) -> str:
-    """A sentence with the known names nearest to `name`, or all of them if none is near."""
-    close = difflib.get_close_matches(name.lower(), known, n=5, cutoff=0.5)
-    return f"nearest: {', '.join(close)}" if close else f"known: {', '.join(known)}"
 
 
 def checked_images(images: Tensor) -> Tensor:

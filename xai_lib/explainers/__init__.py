@@ -6,7 +6,8 @@ import importlib
 import pkgutil
 from functools import cache
 
-from xai_lib.explanation import Explainer, UnknownExplainer, nearest, registered
+from xai_lib.errors import nearest
+from xai_lib.explanation import Explainer, UnknownExplainer, registered
 
 
 @cache
