@@ -104,7 +104,7 @@ def test_log_odds_are_those_of_the_softmax(logits: list[float], target: int) -> 
     others = np.delete(z, target)
     expected = z[target] - (np.log(np.exp(others - others.max()).sum()) + others.max())
     found = log_odds(torch.tensor([logits], dtype=torch.float32), target)
-    assert float(found) == pytest.approx(expected, abs=1e-4)
+    assert found[0] == pytest.approx(expected, abs=1e-4)
 
 
 def test_trajectory_is_the_running_best_and_first_above_agrees_with_the_network() -> None:

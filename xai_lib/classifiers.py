@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from xai_lib.allocator import keep_freed_memory
 from xai_lib.errors import XaiError, nearest
 from xai_lib.images import View
 from xai_lib.weights import WeightsError, fill, read_state_dict, weights_home
@@ -75,6 +76,7 @@ class Classifier(nn.Module):
         feature_layer: str | None = None,
     ) -> None:
         super().__init__()
+        keep_freed_memory()
         self.network = network
         self.name = name or type(network).__name__
         self.view = view or View()

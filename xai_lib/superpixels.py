@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -100,11 +100,12 @@ class Fitness:
         both = classifier.normalise(torch.stack([image, fill_of(image, segments, fill)])).to(self._network.dtype)
         # channels last: the mask is broadcast over the fastest axis and nothing is copied afterwards
         self._shown, self._removed = both.permute(0, 2, 3, 1).contiguous()
-        self._labels = segments.cpu().numpy()[..., None].repeat(3, 2)
+        labels = segments.cpu().numpy().repeat(3)  # as the bytes lie: three channels a pixel
+        starts = np.concatenate([[0], np.flatnonzero(np.diff(labels)) + 1])
+        self._runs = labels[starts], np.diff(starts, append=len(labels))
         integers = torch.int16 if self._network.dtype == torch.bfloat16 else torch.int32
         self._removed_bits = self._removed.view(integers)
         self._difference = self._shown.view(integers) ^ self._removed_bits
-        self._bits = torch.empty(self.plan.inner_batch, *self._labels.shape, dtype=integers).numpy()
         self.budget, self.calls = calls, 0
         self._masks = np.zeros((calls, self.d), dtype=bool)
         self._scores = np.full(calls, -np.inf)
@@ -128,37 +129,47 @@ class Fitness:
 
     def unseen(self, masks: Masks) -> Masks:
         """Those of `masks` that were not evaluated yet, each once, in order."""
-        fresh = {m.tobytes(): m for m in np.ascontiguousarray(masks) if m.tobytes() not in self._index}
-        return np.array(list(fresh.values()), dtype=bool).reshape(-1, self.d)
+        fresh: dict[bytes, int] = {}
+        for i, key in enumerate(_keys(masks)):
+            if key not in self._index:
+                fresh.setdefault(key, i)
+        return masks[list(fresh.values())]
 
     def __call__(self, masks: Masks) -> np.ndarray:
         """Log-odds `(n,)` of the masks; -inf for those that the budget did not allow any more."""
         fresh = self.unseen(masks)[: self.left]
-        step = self.plan.inner_batch
-        for start in range(0, len(fresh), step):
-            self._evaluate(fresh[start : start + step])
-        found = (self._index.get(m.tobytes(), -1) for m in np.ascontiguousarray(masks))
+        if len(fresh):
+            self._evaluate(fresh)
+        found = (self._index.get(key, -1) for key in _keys(masks))
         return np.array([self._scores[i] if i >= 0 else -np.inf for i in found])
 
     def _evaluate(self, masks: Masks) -> None:
-        shown = self._shown_pixels(masks)
-        scores = log_odds(self._network.logits(shown.permute(0, 3, 1, 2)), self.target)
-        first, self.calls = self.calls, self.calls + len(masks)
-        self._masks[first : self.calls] = masks
-        self._scores[first : self.calls] = scores.cpu().double().numpy() - self.size_weight * masks.mean(1)
-        self._seconds[first : self.calls] = time.perf_counter() - self._started
-        self._index.update((m.tobytes(), first + i) for i, m in enumerate(masks))
+        """Send masks through the network; what can wait until the last batch waits, as each small step between two
+        forward passes finds the processor's caches cold."""
+        first, last, step = self.calls, self.calls + len(masks), self.plan.inner_batch
+        logits = []
+        for start in range(0, len(masks), step):
+            shown = self._shown_pixels(masks[start : start + step])
+            logits.append(self._network.logits(shown.permute(0, 3, 1, 2)).cpu())
+            self._seconds[first + start : last] = time.perf_counter() - self._started
+        self._masks[first:last] = masks
+        self._scores[first:last] = log_odds(torch.cat(logits), self.target)
+        if self.size_weight:
+            self._scores[first:last] -= self.size_weight * masks.mean(1)
+        self._index.update((key, first + i) for i, key in enumerate(_keys(masks)))
+        self.calls = last
 
     def _shown_pixels(self, masks: Masks) -> Tensor:
         """The normalised images of the kept superpixels, `(n, H, W, 3)`, made where the network is."""
         if self.segments.device.type != "cpu":
             kept = torch.from_numpy(masks).to(self.segments.device)
             return torch.where(kept[:, self.segments].unsqueeze(-1), self._shown, self._removed)
-        # on the processor: all bits set where kept, then removed ^ (kept & (shown ^ removed)), exact and in place; a
-        # table look-up by numpy and two passes over the bits cost a third of the broadcast choice above
-        n = len(masks)
-        np.take(-masks.astype(self._bits.dtype), self._labels, axis=1, mode="clip", out=self._bits[:n])
-        bits = torch.from_numpy(self._bits[:n])
+        # on the processor: all bits set where kept, then removed ^ (kept & (shown ^ removed)), exact and in place. A row of
+        # a superpixel is filled at once; all of it costs an eighth of the broadcast choice above
+        labels, lengths = self._runs
+        integers = np.int16 if self._network.dtype == torch.bfloat16 else np.int32
+        whole = np.negative(masks, dtype=integers)  # all bits of -1 are set
+        bits = torch.from_numpy(np.repeat(whole[:, labels], lengths, axis=1)).view(-1, *self._shown.shape)
         return bits.bitwise_and_(self._difference).bitwise_xor_(self._removed_bits).view(self._network.dtype)
 
     def probabilities(self, masks: Masks) -> np.ndarray:
@@ -203,8 +214,17 @@ class Fitness:
         }
 
 
-def log_odds(logits: Tensor, target: int) -> Tensor:
-    """log p/(1-p) of one class from logits `(n, classes)`, float32 `(n,)`, without computing 1-p."""
-    others = logits.float().clone()
-    others[:, target] = -torch.inf
-    return logits[:, target].float() - others.logsumexp(1)
+def log_odds(logits: Tensor, target: int) -> np.ndarray:
+    """log p/(1-p) of one class from logits `(n, classes)`, float64 `(n,)`, without computing 1-p.
+
+    It is -log of the sum of the other classes' odds against this one; differences of logits beyond 700 count as 700.
+    """
+    values = logits.numpy(force=True)
+    others = np.minimum(values - values[:, target, None], 700, dtype=np.float64)
+    others[:, target] = -np.inf
+    return cast(np.ndarray, -np.log(np.exp(others).sum(1)))
+
+
+def _keys(masks: Masks) -> list[bytes]:
+    raw, d = masks.tobytes(), masks.shape[1]
+    return [raw[i : i + d] for i in range(0, len(raw), d)]

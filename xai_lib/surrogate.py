@@ -43,26 +43,31 @@ class MaskSurrogate:
 
     def __init__(self, masks: np.ndarray, scores: np.ndarray, alike: np.ndarray) -> None:
         """Fit to `masks` and their `scores` `(n,)`, log-odds; `alike` from `likeness`. O(n^3) with n <= 256."""
-        best = np.argsort(-scores, kind="stable")[:MEMORY]
-        self._signs = _signs(masks[best])
-        self._projected = self._signs @ alike
+        if len(masks) > MEMORY:
+            best = np.argsort(-scores, kind="stable")[:MEMORY]
+            masks, scores = masks[best], scores[best]
         self._alike = alike
-        self._squares = np.einsum("nd,nd->n", self._projected, self._signs)
-        target = np.maximum(scores[best], scores[best[0]] - CLIP)
-        self._mean = float(target.mean())
-        kernel = self._kernel(self._signs, self._squares)
-        kernel[np.diag_indices(len(best))] *= 1 + RIDGE
+        self._signs, self._projected, self._squares = self._features(masks)
+        target = np.maximum(scores, scores.max() - CLIP)
+        self._mean = target.mean()
+        kernel = self._kernel(self._projected, self._squares)
+        kernel.ravel()[:: len(masks) + 1] *= 1 + RIDGE
         _, self._weights, _ = dposv(kernel, target - self._mean)  # scipy's wrappers cost more than the solution
 
     def __call__(self, masks: np.ndarray) -> np.ndarray:
         """Predicted scores `(n,)`."""
-        signs = _signs(masks)
-        squares = np.einsum("nd,nd->n", signs @ self._alike, signs)
-        return self._kernel(signs, squares) @ self._weights + self._mean
+        _, projected, squares = self._features(masks)
+        return self._kernel(projected, squares) @ self._weights + self._mean
 
-    def _kernel(self, signs: np.ndarray, squares: np.ndarray) -> np.ndarray:
+    def _features(self, masks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Masks as -1 and 1, their products with `alike`, and their squared lengths in that inner product."""
+        signs = masks * 2.0 - 1.0
+        projected = signs @ self._alike
+        return signs, projected, (signs * projected).sum(1)
+
+    def _kernel(self, projected: np.ndarray, squares: np.ndarray) -> np.ndarray:
         """4 <a, b> + exp(-|a - b|^2 / (4 LENGTH)), in the inner product of `alike`."""
-        inner = signs @ self._projected.T
+        inner = projected @ self._signs.T
         distance = squares[:, None] + self._squares - 2 * inner
         return 4 * inner + np.exp(distance / (-4 * LENGTH))
 
@@ -76,7 +81,3 @@ def one_thread() -> AbstractContextManager[Any]:
     """One thread for numpy's products: a second pool beside torch's made both several times slower, and a fixed number
     of threads keeps the sums, and so the search, the same whatever the number of threads."""
     return _blas().limit(limits=1)
-
-
-def _signs(masks: np.ndarray) -> np.ndarray:
-    return np.where(masks, 1.0, -1.0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -19,17 +21,16 @@ def slow_breed(parents: np.ndarray, n: int, settings: elime.Settings, rng: np.ra
     """Child by child and bit by bit, on the same random numbers."""
     count, d = parents.shape
     draws = rng.integers(0, count, (2, n, settings.tournament))
-    two, swap = rng.random((n, 1)), rng.random((n, d))
-    rates = rng.choice(settings.mutation, (n, 1))
-    flip = rng.random((n, d))
+    two, rate = rng.random(n), rng.random(n)
+    swap, flip = rng.random((n, d)), rng.random((n, d))
     children = []
     for i in range(n):
         mother, father = parents[min(draws[0][i])], parents[min(draws[1][i])]
         child = [bool(b) for b in mother]
         for k in range(d):
-            if two[i, 0] < settings.crossover and swap[i, k] < 0.5:
+            if two[i] < settings.crossover and swap[i, k] < 0.5:
                 child[k] = bool(father[k])
-            if flip[i, k] < rates[i, 0] / d:
+            if flip[i, k] < settings.mutation[math.floor(rate[i] * len(settings.mutation))] / d:
                 child[k] = not child[k]
         children.append(child)
     return np.array(children)

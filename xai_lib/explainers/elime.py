@@ -96,23 +96,23 @@ def fitness_for(classifier: Classifier, image: Tensor, target: int, settings: Se
 
 def evolve(fitness: Fitness, settings: Settings, rng: np.random.Generator) -> Iterator[Masks]:
     """Run the search; after each generation yields the population, best first. The fitness keeps what was found."""
+    alike = likeness(fitness.segments.cpu().numpy())
     population = first_population(fitness.d, settings, rng)
     population, scores = _best_first(population, fitness(population))
     yield population
-    alike = likeness(fitness.segments.cpu().numpy())
-    for _ in range(settings.generations):
-        if not fitness.left:
-            return
-        children = breed(population, max(settings.offspring, settings.screening), settings, rng)
-        if settings.screening:
-            with one_thread():
+    with one_thread():
+        for _ in range(settings.generations):
+            if not fitness.left:
+                return
+            children = breed(population, max(settings.offspring, settings.screening), settings, rng)
+            if settings.screening:
                 children = screen(children, fitness, alike, settings, rng)
-        survivors = slice(settings.elitism)
-        population, scores = _best_first(
-            np.concatenate([population[survivors], children]), np.concatenate([scores[survivors], fitness(children)])
-        )
-        population, scores = population[: settings.population], scores[: settings.population]
-        yield population
+            survivors = slice(settings.elitism)
+            population, scores = _best_first(
+                np.concatenate([population[survivors], children]), np.concatenate([scores[survivors], fitness(children)])
+            )
+            population, scores = population[: settings.population], scores[: settings.population]
+            yield population
 
 
 def first_population(d: int, settings: Settings, rng: np.random.Generator) -> Masks:
@@ -127,9 +127,11 @@ def breed(parents: Masks, n: int, settings: Settings, rng: np.random.Generator) 
     """`n` children of parents sorted best first: tournaments, uniform crossover, bit flips."""
     count, d = parents.shape
     mother, father = rng.integers(0, count, (2, n, settings.tournament)).min(2)
-    mixed = (rng.random((n, 1)) < settings.crossover) & (rng.random((n, d)) < 0.5)
-    flips = rng.choice(settings.mutation, (n, 1)) / d
-    return np.where(mixed, parents[father], parents[mother]) ^ (rng.random((n, d)) < flips)
+    crossed, rate = rng.random((2, n, 1))
+    from_father, flipped = rng.random((2, n, d))
+    flips = np.array(settings.mutation)[(rate * len(settings.mutation)).astype(int)] / d
+    mixed = from_father < 0.5 * (crossed < settings.crossover)
+    return np.where(mixed, parents[father], parents[mother]) ^ (flipped < flips)
 
 
 def screen(
@@ -160,10 +162,13 @@ def _best_first(masks: Masks, scores: np.ndarray) -> tuple[Masks, np.ndarray]:
 
 
 def _apart(masks: Masks, n: int, distance: int = 2) -> Masks:
-    picked = masks[:1]
-    for mask in masks[1:]:
-        if len(picked) == n:
-            break
-        if ((picked != mask).sum(1) >= distance).all():
-            picked = np.concatenate([picked, mask[None]])
-    return picked
+    """The first `n` of masks that differ from each other in `distance` superpixels."""
+    d, raw = masks.shape[1], masks.tobytes()
+    picked: dict[int, int] = {}  # a mask's bytes as one number, which tells differences apart in one step: its row
+    for i in range(len(masks)):
+        bits = int.from_bytes(raw[i * d : i * d + d], "little")
+        if all((bits ^ other).bit_count() >= distance for other in picked):
+            picked[bits] = i
+            if len(picked) == n:
+                break
+    return masks[list(picked.values())]
