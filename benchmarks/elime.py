@@ -18,7 +18,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -138,9 +138,12 @@ def ratio(rows: list[dict[str, Any]], method: str, of: str) -> dict[str, Any]:
 
 def kept_rounds(rows: Path | None) -> dict[tuple[str, str, int], dict[str, Any]]:
     """The rounds already in the file, by network, photograph and seed."""
-    lines = rows.read_text().splitlines() if rows and rows.exists() else []
-    found = [json.loads(line) for line in lines if line.endswith("}")]
-    return {(r["network"], r["photograph"], r["seed"]): r for r in found}
+    found = {}
+    for line in rows.read_text().splitlines() if rows and rows.exists() else []:
+        with suppress(json.JSONDecodeError):  # cut off while it was being written
+            r = json.loads(line)
+            found[r["network"], r["photograph"], r["seed"]] = r
+    return found
 
 
 def compare(networks: list[str], seeds: int, file: Path | None) -> dict[str, Any]:
@@ -156,7 +159,7 @@ def compare(networks: list[str], seeds: int, file: Path | None) -> dict[str, Any
                 row = name | race(classifier, image, segments, target, seed)
                 if file:
                     with file.open("a") as out:
-                        out.write(json.dumps(row) + "\n")
+                        out.write(f"\n{json.dumps(row)}\n")  # a line that was cut off stays apart
             rows.setdefault(classifier.name, []).append(row)
             print(f"{classifier.name} {photograph} seed {seed}: LIME {row['lime_seconds']:.1f} s", file=sys.stderr)
         costs.setdefault(classifier.name, []).append(overhead(classifier, image, segments, target))

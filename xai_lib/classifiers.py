@@ -406,7 +406,7 @@ def _timm_file(name: str, hub: str, download: bool) -> Path:
 
 
 def _missing(name: str, file: str, looked: Sequence[str], then: str) -> WeightsError:
-    return WeightsError(f"{name}: weights file {file} not found; looked in: {'; '.join(looked)}. {_HOW}, {then}")
+    return WeightsError(f"{name}: weights file {file} not found; looked in: {'; '.join(looked)}. {_HOW}, {then}", missing=file)
 
 
 _HOW = "Get the file (README, section on weights) and name its folder in XAI_WEIGHTS_HOME or pass weights=PATH"

@@ -324,22 +324,29 @@ def sizes(fractions: Mapping[str, Mapping[str, Sequence[float]]], rankings: Mapp
 
 
 @_styled
-def costs(rows: Mapping[str, Mapping[str, Sequence[float]]], titles: Sequence[str], xlabels: Sequence[str]) -> Figure:
-    """Dots by method on logarithmic axes, a bar at the median, a panel a measure: `rows[measure][method]`."""
+def costs(rows: Mapping[str, Mapping[str, Sequence[float | None]]], titles: Sequence[str], xlabels: Sequence[str]) -> Figure:
+    """Dots by method on logarithmic axes, a bar at the median, a panel a measure: `rows[measure][method]`.
+
+    None stands for "never": it has no dot, counts as infinite in the median, and the method's name says "k of n".
+    """
     figure, panels_ = _pair()
     for axes, methods, title, label in zip(panels_, rows.values(), titles, xlabels, strict=True):
         present = [m for m in METHOD_COLOURS if len(methods.get(m, []))]
+        names = []
         for y, method in enumerate(present):
-            colour = METHOD_COLOURS[method][0]
-            axes.plot(methods[method], np.full(len(methods[method]), y), "o", color=colour, markersize=4, alpha=0.6)
-            axes.plot(np.median(methods[method]), y, "|", color=colour, markersize=16, markeredgewidth=2)
-        axes.set_yticks(range(len(present)), [METHOD_NAMES[m] for m in present])
-        axes.set(xscale="log", xlabel=label, title=title)
+            values = np.array([np.inf if v is None else v for v in methods[method]])
+            found, colour = values[np.isfinite(values)], METHOD_COLOURS[method][0]
+            axes.plot(found, np.full(len(found), y), "o", color=colour, markersize=4, alpha=0.6)
+            if np.isfinite(np.median(values)):
+                axes.plot(np.median(values), y, "|", color=colour, markersize=16, markeredgewidth=2)
+            few = f", {len(found)} of {len(values)}" if len(found) < len(values) else ""
+            names.append(METHOD_NAMES[method] + few)
+        axes.set_yticks(range(len(present)), names)
+        axes.set(xscale="log", xlabel=label, title=title, ylim=(len(present) - 0.5, -0.5))
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.grid(axis="x", which="major", color="0.9")
-        axes.invert_yaxis()
     return figure
 
 

@@ -13,7 +13,14 @@ from xai_lib.errors import XaiError
 
 
 class WeightsError(XaiError):
-    """Weights that are missing, damaged, unsafe to read, or made for another network."""
+    """Weights that are missing, damaged, unsafe to read, or made for another network.
+
+    `missing`: the name of the file that `$XAI_WEIGHTS_HOME` lacks; empty where that is not the fault.
+    """
+
+    def __init__(self, message: str, missing: str = "") -> None:
+        super().__init__(message)
+        self.missing = missing
 
 
 def weights_home() -> Path | None:

@@ -10,16 +10,14 @@ import sys
 import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import nbformat
 from nbformat import NotebookNode
 
 from xai_lib.runs import folders, freshness, notebook
+from xai_lib.runs.job import Job
 from xai_lib.runs.results import CLAIM_COLUMNS, MANIFEST
-
-if TYPE_CHECKING:
-    from xai_lib.runs.worker import Job
 
 _NOTHING: dict[str, Any] = {
     "figures": [],
@@ -31,7 +29,7 @@ _NOTHING: dict[str, Any] = {
 }
 
 
-def complete(job: "Job", executed: NotebookNode, seconds: list[float]) -> None:
+def complete(job: Job, executed: NotebookNode, seconds: list[float]) -> None:
     """Write what makes the working folder a result; `run.json`, with the others' sha256, comes last."""
     _write_notebook(job, executed)
     manifest = job.working / MANIFEST
@@ -59,7 +57,7 @@ def complete(job: "Job", executed: NotebookNode, seconds: list[float]) -> None:
     (job.working / freshness.RECORD).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def _write_notebook(job: "Job", executed: NotebookNode) -> None:
+def _write_notebook(job: Job, executed: NotebookNode) -> None:
     """The notebook and its HTML, free of paths of this machine and of this run's working folder."""
     from nbconvert import HTMLExporter
 

@@ -5,79 +5,22 @@ the plan.
 """
 
 import asyncio
-import json
 import logging
-import os
 import re
 import sys
 import time
 import traceback
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import nbformat
 from nbformat import NotebookNode
 from papermill.parameterize import parameterize_notebook
 
-from xai_lib.runs import folders, freshness, notebook, record
+from xai_lib.runs import folders, notebook, record
+from xai_lib.runs.job import Job, read_job
 from xai_lib.runs.kernel import INJECTED, CellFailure, PrivateKernel, Stopped, run_cells
 from xai_lib.runs.parameters import OUTPUT
-from xai_lib.runs.project import Project, write_whole
-
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
-
-
-@dataclass
-class Job:
-    """One run of one notebook, from the plan that the batch wrote."""
-
-    project: Project
-    profile: str
-    name: str
-    parameters: dict[str, Any]
-    threads: int
-    timeout: int | None
-    folder: Path
-    """A short private folder for the kernel's sockets."""
-    began: float = field(default_factory=time.time)
-
-    def __post_init__(self) -> None:
-        self.source = notebook.load(self.project.notebook(self.name))
-        self.package = freshness.package_hash()
-        self.result = self.project.result(self.profile, self.name)
-        self.working = folders.sibling(self.result)
-        self.log = self.project.state(self.profile) / f"{self.name}.log"
-
-    def say(self, state: str, **more: Any) -> None:
-        """Leave word for the batch."""
-        said = {"state": state, "pid": os.getpid(), "began": self.began, **more}
-        write_whole(self.project.state(self.profile) / f"{self.name}.progress", json.dumps(said))
-
-    def environment(self) -> dict[str, str]:
-        """The kernel's: threads are set before it starts, as numeric libraries read them when they load."""
-        own = {
-            "XAI_RUN_ROOT": str(self.project.root),
-            "XAI_RUN_PACKAGE": self.package,
-            "XAI_RUN_UNITS": str(self.project.units(self.profile, self.name)),
-            "IPYTHONDIR": str(self.folder / "ipython"),
-        }
-        return {**os.environ, **dict.fromkeys(THREADS, str(self.threads)), **own}
-
-
-def read_job(plan_path: Path, name: str, threads: int) -> Job:
-    plan = json.loads(plan_path.read_text(encoding="utf-8"))
-    folder = Path(plan["sockets"]) / str(os.getpid())
-    (folder / "ipython").mkdir(parents=True)
-    return Job(
-        Project(Path(plan["root"])),
-        plan["profile"],
-        name,
-        plan["notebooks"][name]["parameters"],
-        threads,
-        plan["timeout"],
-        folder,
-    )
+from xai_lib.runs.project import write_whole
 
 
 def prepare(job: Job) -> NotebookNode:
