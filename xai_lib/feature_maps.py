@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from xai_lib.classifiers import Classifier
 from xai_lib.explanation import ExplanationError, left_as_it_was
@@ -83,3 +84,15 @@ def _classes(logits: Tensor, targets: Tensor | int | None) -> Tensor:
     if targets.ndim != 2 or len(targets) != len(logits):
         raise ExplanationError(f"targets: expected classes ({len(logits)}, T), found shape {tuple(targets.shape)}")
     return targets.to(logits.device)
+
+
+def rescale(maps: Tensor) -> Tensor:
+    """Each map `(..., h, w)` stretched to 0..1; a constant one becomes 0, as MATLAB's `rescale` does for ADVISE's authors."""
+    low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
+    return torch.where(high > low, (maps - low) / (high - low).clamp(min=torch.finfo(maps.dtype).tiny), 0)
+
+
+def enlarge(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Maps `(..., h, w)` bicubic at `size`; it overshoots, below 0 and above 1, where the maps have edges."""
+    flat = maps.reshape(-1, 1, *maps.shape[-2:])
+    return interpolate(flat, size, mode="bicubic", align_corners=False).view(*maps.shape[:-2], *size)
