@@ -42,10 +42,11 @@ def feature_maps(
 ) -> FeatureMaps:
     """Feature maps of `images` `(N, 3, H, W)` in 0..1 at a layer, and gradients of the classes in `targets`.
 
-    `layer`: dotted name, "" for the classifier's `feature_layer`. `targets`: `(N, T)` classes; an int k for the k most
-    probable classes of each image; None for no gradients. `score`: what is differentiated, the softmax probability (as
-    ADVISE's authors do) or the logit (as Grad-CAM's authors do). Raises `ExplanationError` for a layer that does not
-    give maps `(N, K, h, w)` exactly once a forward pass. The network is left as it was.
+    `layer`: dotted name, "" for the classifier's `feature_layer`. `targets`: classes `(N, T)`, where -1 is the most
+    probable class not named before it; an int k for the k most probable ones; None for no gradients. `score`: what is
+    differentiated, the softmax probability (as ADVISE's authors do) or the logit (as Grad-CAM's authors do). Raises
+    `ExplanationError` for a layer that does not give maps `(N, K, h, w)` exactly once a forward pass. The network is left
+    as it was.
     """
     name = layer or classifier.feature_layer
     seen: list[Tensor] = []
@@ -83,7 +84,13 @@ def _classes(logits: Tensor, targets: Tensor | int | None) -> Tensor:
         return logits.detach().topk(targets, 1).indices
     if targets.ndim != 2 or len(targets) != len(logits):
         raise ExplanationError(f"targets: expected classes ({len(logits)}, T), found shape {tuple(targets.shape)}")
-    return targets.to(logits.device)
+    if not -1 <= int(targets.amin()) <= int(targets.amax()) < logits.shape[1]:
+        raise ExplanationError(f"targets: expected classes below {logits.shape[1]} (or -1), found {targets.tolist()}")
+    wanted, left = targets.to(logits.device, torch.long, copy=True), logits.detach().clone()
+    for column in wanted.unbind(1):  # views: what is written into them is written into `wanted`
+        column.copy_(torch.where(column < 0, left.argmax(1), column))
+        left.scatter_(1, column[:, None], -torch.inf)
+    return wanted
 
 
 def rescale(maps: Tensor) -> Tensor:
