@@ -77,15 +77,15 @@ def evaluate(
     pictures = masked_pictures(picture, maps, mask)
     full, *left = _probabilities(classifier, torch.cat([picture[None], pictures])).unbind()
     reference = _reference(picture.to(torch.uint8).cpu().numpy().tobytes(), tuple(picture.shape), picture.device)
-    ssim = reference.ssim(pictures, volume=definition == "code").tolist()
-    fsim = reference.fsim(pictures, chroma=definition == "code").nan_to_num(0).tolist()
-    mse = reference.mse(pictures).tolist()
     own, found = float(full[targets[0]]), []
-    for g, probabilities in enumerate(left):
-        rest = float(probabilities.max() if definition == "code" else probabilities[targets[0]])
+    for g, probabilities in enumerate(left):  # one picture at a time: a map's scores do not depend on its company
+        shown, code = pictures[g : g + 1], definition == "code"
+        fsim = float(reference.fsim(shown, chroma=code).nan_to_num(0))
+        rest = float(probabilities.max() if code else probabilities[targets[0]])
+        values = (average_drop(own, rest), float(reference.ssim(shown, volume=code)), fsim, float(reference.mse(shown)))
         sensitivity = math.nan if second_maps is None else class_sensitivity(maps[g], second_maps[g])
         hit = targets[0] in probabilities.topk(min(5, len(probabilities))).indices.tolist()
-        found.append(penalised((average_drop(own, rest), ssim[g], fsim[g], mse[g]), hit, sensitivity, abs(own - rest)))
+        found.append(penalised(values, hit, sensitivity, abs(own - rest)))
     return found
 
 
