@@ -16,11 +16,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property, reduce
+from functools import cached_property, lru_cache, reduce
+from itertools import accumulate
 
 import torch
 from torch import Tensor
-from torch.nn.functional import embedding_bag, softplus
+from torch.nn.functional import embedding_bag, pad, softplus
 
 from xai_lib.errors import XaiError
 
@@ -31,7 +32,8 @@ PHI = (math.sqrt(5) + 1) / 2
 ROOT = math.sqrt(2 * math.pi)
 CHUNK = 300_000  #: exponentials held at a time, so that they stay in the processor's cache
 TIES = 6  #: largest working grid on which costs tie so often that rounding chooses: there in the plain order of sums
-TERMS = 14  #: of the power series of exp(x) for |x| <= 1/4: the rest is below 1e-19
+TABLE = 8_000_000  #: values of smoothing kernels held at a time
+TERMS = 12  #: of the power series of exp(x) for |x| <= 1/4: the rest is below 2e-16
 
 
 class DensityError(XaiError):
@@ -65,19 +67,24 @@ def adaptive_kde(samples: Tensor, *, n_bandwidths: int = 10, grid: Tensor | None
     density = torch.full((len(x), len(wanted)), torch.nan, dtype=torch.float64, device=x.device)
     bandwidth = density.clone()
     points = _working_points(x, wanted)
-    x = x.double()
+    x, order = x.double(), []
+    counts = torch.zeros(len(x), int(points.amax(0).clamp(min=1)) if len(x) else 1, dtype=torch.float64, device=x.device)
     for n in points.unique().tolist():
         if n < 2:
             continue
-        cells = _Cells(n, wanted, n_bandwidths)
         members = (points == n).nonzero()[:, 0]
-        counts = cells.histograms(x[members])
-        occupied = (counts != 0).sum(1)
-        order = occupied.argsort()  # so that units of a chunk have about as many occupied cells
-        for part in _chunks(occupied[order], n):
-            rows = order[part]
-            y, w = _Section(cells, counts[rows]).run()
-            density[members[rows]], bandwidth[members[rows]] = cells.at_wanted(y), cells.at_wanted(w)
+        counts[members, :n] = _cells(n, wanted, n_bandwidths).histograms(x[members])
+        # units of a chunk have about as many occupied cells
+        order.append(members[(counts[members] != 0).sum(1).argsort()])
+    sequence = torch.cat(order) if order else points[:0]
+    for rows in _chunks(sequence, points, (counts != 0).sum(1), n_bandwidths):
+        grids = [(_cells(n, wanted, n_bandwidths), rows[points[rows] == n]) for n in points[rows].unique().tolist()]
+        y, w = _Section(grids, counts).run()
+        start = 0
+        for cells, part in grids:
+            density[part] = cells.at_wanted(y[start : start + len(part), : cells.n])
+            bandwidth[part] = cells.at_wanted(w[start : start + len(part), : cells.n])
+            start += len(part)
     return Density(density, bandwidth, wanted)
 
 
@@ -129,35 +136,38 @@ def _working_points(x: Tensor, wanted: Tensor) -> Tensor:
     return torch.where(inside.sum(1) < 2, 0, points).long()
 
 
-def _chunks(occupied: Tensor, n: int) -> list[slice]:
-    """Slices of units, sorted by occupied cells, that hold at most `CHUNK` exponentials (or one unit)."""
-    widths, found, start = occupied.clamp(min=1).tolist(), [], 0
-    for end in range(1, len(widths) + 1):
-        if end == len(widths) or (end + 1 - start) * n * max(widths[end], n // 8) > CHUNK:
-            found.append(slice(start, end))
-            start = end
-    return found
+def _chunks(sequence: Tensor, points: Tensor, occupied: Tensor, m: int) -> list[Tensor]:
+    """Units for one section each: at most `CHUNK` exponentials and `TABLE` kernel values, grids of about the same size."""
+    found, start, most, rows, last = [], 0, 1, 0, 0
+    sizes, cells = points[sequence].tolist(), occupied[sequence].tolist()
+    for end, (n, j) in enumerate(zip(sizes, cells, strict=True)):
+        wider, longer = max(most, j, n // 4), rows + (n if n != last else 0)
+        full = (end + 1 - start) * n * wider > CHUNK or longer * m * 2 * n > TABLE or n > 2 * sizes[start] + 8
+        if end > start and (full or (n > TIES) != (sizes[start] > TIES)):
+            found.append(sequence[start:end])
+            start, wider, longer = end, max(j, n // 4, 1), n
+        most, rows, last = wider, longer, n
+    return [*found, sequence[start:]] if len(sequence) else []
+
+
+def _cells(n: int, wanted: Tensor, m: int) -> _Cells:
+    ends = float(wanted[0]), float(wanted[-1])
+    return (_kept_cells if n <= 64 else _Cells)(n, len(wanted), ends, m, wanted.device)  # large tables are not worth their memory
 
 
 class _Cells:
     """A working grid of `n` points, and everything about it that does not depend on the samples."""
 
-    def __init__(self, n: int, wanted: Tensor, m: int) -> None:
-        self.n, self.m, self.wanted = n, m, wanted
-        span = float(wanted[-1] - wanted[0])
-        own = torch.linspace(float(wanted[0]), float(wanted[-1]), n, dtype=torch.float64).to(wanted.device)
-        self.t = wanted if n == len(wanted) else own
+    def __init__(self, n: int, wanted: int, ends: tuple[float, float], m: int, device: torch.device) -> None:
+        self.n, self.m = n, m
+        self.wanted = torch.linspace(*ends, wanted, dtype=torch.float64, device=device)
+        self.t = torch.linspace(*ends, n, dtype=torch.float64, device=device)
         self.dt = float(self.t.diff().amin())
-        ends = [math.log(math.expm1(5 * self.dt)), math.log(math.expm1(span))]
-        self.widths = softplus(torch.linspace(ends[0], ends[1], m, dtype=torch.float64), threshold=50).to(wanted.device)
-        self.narrow, self.wide = float(self.widths.amin()), float(self.widths.amax())
-        place = torch.arange(n, device=wanted.device)
+        first, last = (math.log(math.expm1(w)) for w in (5 * self.dt, ends[1] - ends[0]))
+        self.widths = softplus(torch.linspace(first, last, m, dtype=torch.float64), threshold=50).to(device)
+        place = torch.arange(n, device=device)
         self.apart = (place[:, None] - place).abs()
         self.squares = (self.t[:, None] - self.t).square()
-        middle = (self.t - self.t[0]) / (span / 2) - 1
-        order = torch.arange(TERMS, device=wanted.device)
-        self.powers, self.inverse = middle[:, None] ** order, 1 / order.double().clamp(min=1)
-        self.half = span / 2
         self.ratios = (self.widths / self.widths[:, None]).flatten().unique()  #: all that a best width over a window can be
 
     @cached_property
@@ -173,11 +183,10 @@ class _Cells:
 
     @cached_property
     def kernels(self) -> Tensor:
-        """Row m * n + s: the window of width m around s, then the same times its width, `(m * n + 1, 2n)`; the last is 0."""
+        """Row m * n + s: the window of width m around s, and the same times its width, `(m * n, 2, n)`."""
         w = self.widths[:, None, None]
         windows = torch.exp(self.squares / (-2 * w.square())) / (ROOT * w)
-        rows = torch.cat([windows, windows * w], 2).flatten(0, 1)
-        return torch.cat([rows, rows.new_zeros(1, 2 * self.n)])
+        return torch.stack([windows, windows * w], 2).flatten(0, 1)
 
     def histograms(self, x: Tensor) -> Tensor:
         """Samples a cell over the cell's width, `(u, n)`; the last cell takes only samples exactly at its lower edge."""
@@ -187,12 +196,14 @@ class _Cells:
         counts = torch.zeros(len(x), self.n, dtype=torch.float64, device=x.device)
         return counts.scatter_add_(1, place.clamp(0, self.n - 1), valid.double()) / self.dt
 
-    def best_widths(self, h: Tensor) -> Tensor:
-        """For each window the width with the least local cost (eqs. 3 to 6), as an index, `(u, m, n)`."""
+    def ranks(self, h: Tensor) -> Tensor:
+        """For each window the width with the least local cost (eqs. 3 to 6) over the window's, as its place among
+        `ratios`, int16 `(u, m, n)`."""
         s = (h @ self.smooth).view(-1, self.m, self.n)
         cost = s * (s - 2 * h[:, None]) + (2 / ROOT) / self.widths[:, None] * h[:, None]
-        blocks = self.smooth.split(self.n, 1)
-        return torch.stack([_first_least(cost @ block) for block in blocks], 1)
+        best = torch.stack([_first_least(cost @ block) for block in self.smooth.split(self.n, 1)], 1)
+        place = torch.searchsorted(self.ratios, self.widths / self.widths[:, None])  # (window, width)
+        return place.to(torch.int16)[torch.arange(self.m, device=h.device)[:, None], best]
 
     def at_wanted(self, values: Tensor) -> Tensor:
         """Values on the working grid, linearly interpolated to the grid that was asked for."""
@@ -204,20 +215,48 @@ class _Cells:
 
 
 class _Section:
-    """The golden section over the stiffness, for the units of one chunk: `h` `(u, n)` on the same working grid."""
+    """The golden section over the stiffness for the units of one chunk, whose working grids may differ in size.
 
-    def __init__(self, cells: _Cells, h: Tensor) -> None:
-        self.cells, self.h = cells, h
-        self.ratios = cells.widths[cells.best_widths(h)] / cells.widths[:, None]
-        self.rank = torch.searchsorted(cells.ratios, self.ratios).to(torch.int16)  # they are compared a few hundred times
+    Everything is padded to the largest grid, `n` points: `valid` `(u, n)` says which are real.
+    """
+
+    def __init__(self, grids: list[tuple[_Cells, Tensor]], counts: Tensor) -> None:
+        sizes = [len(rows) for _, rows in grids]
+        which = torch.arange(len(grids), device=counts.device).repeat_interleave(torch.tensor(sizes, device=counts.device))
+        u, n, m = len(which), max(cells.n for cells, _ in grids), grids[0][0].m
+        self.n, self.m = n, m
+        self.h = counts[torch.cat([rows for _, rows in grids]), :n]
+        self.rank = torch.full((u, m, n), -1, dtype=torch.int16, device=counts.device)
+        for (cells, _), part in zip(grids, _parts(sizes), strict=True):
+            self.rank[part, :, : cells.n] = cells.ranks(self.h[part, : cells.n])
         self.lowest = self.rank.amin(1)
-        self.total = h.sum(1, keepdim=True) * cells.dt
+        self.valid = self.lowest >= 0
+        self.t = torch.stack([_padded(cells.t, n, float(cells.t[-1])) for cells, _ in grids])[which]
+        self.dt = torch.tensor([cells.dt for cells, _ in grids], dtype=torch.float64, device=counts.device)[which, None]
+        self.wide = torch.stack([cells.widths.amax() for cells, _ in grids])[which, None]
+        self.widths = torch.stack([cells.widths for cells, _ in grids])[which]
+        most = max(len(cells.ratios) for cells, _ in grids)
+        self.ratios = torch.stack([_padded(cells.ratios, most, math.inf) for cells, _ in grids])[which]
+        tables = [_padded(cells.kernels, n, 0.0).flatten(1) for cells, _ in grids]
+        self.table = torch.cat([*tables, tables[0].new_zeros(1, 2 * n)])  # its last row stands for "none"
+        lengths = torch.tensor([0, *[len(t) for t in tables]], device=counts.device)
+        self.offset = lengths.cumsum(0)[:-1][which, None] + torch.arange(n, device=counts.device)
+        self.stride = torch.tensor([cells.n for cells, _ in grids], device=counts.device)[which, None]
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """What no probe changes."""
+        u, n, h = len(self.h), self.n, self.h
+        self.total = h.sum(1, keepdim=True) * self.dt
         self.doubled = h * (2 / ROOT)
-        n, u = cells.n, len(h)
-        most = max(1, int((h != 0).sum(1).max()))
+        most = max(1, int((h != 0).sum(1).amax()))
         place = (h != 0).to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]
-        self.mass = (h.gather(1, place) * (cells.dt / ROOT))[:, :, None]
-        self.exponents = (cells.squares * -0.5)[place].transpose(1, 2).contiguous()  # (u, n, most)
+        self.mass = (h.gather(1, place) * (self.dt / ROOT))[:, :, None]
+        self.exponents = (self.t[:, :, None] - self.t.gather(1, place)[:, None]).square_().mul_(-0.5)
+        self.half = (self.t[:, -1:] - self.t[:, :1]) / 2
+        middle = (self.t - self.t[:, :1]) / self.half - 1
+        self.powers = torch.cat([middle.new_ones(u, n, 1), middle[:, :, None].expand(-1, -1, TERMS - 1)], 2).cumprod(2)
+        self.inverse = 1 / torch.arange(TERMS, device=h.device).double().clamp(min=1)
         self.interval = torch.full((u,), -1, device=h.device)
         self.sums = h.new_zeros(u, 2 * n)
         self.below = torch.zeros(u, n, dtype=torch.bool, device=h.device)
@@ -244,40 +283,43 @@ class _Section:
             c1, c2 = torch.where(left, new, torch.where(right, inner, c1)), torch.where(right, new, torch.where(left, inner, c2))
             f1, f2 = torch.where(left, f, torch.where(right, best, f1)), torch.where(right, f, torch.where(left, best, f2))
             y, w = torch.where(active[:, None], y_new, y), torch.where(active[:, None], w_new, w)
-        return y / (y.sum(1, keepdim=True) * self.cells.dt), w
+        return y / (y.sum(1, keepdim=True) * self.dt), w
 
     def probe(self, stiffness: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Cost of each unit's stiffness (eq. 8), the estimate scaled to the number of samples, and the bandwidths."""
-        if self.cells.n <= TIES:
+        if self.n <= TIES:
             return self._plain_probe(stiffness)
-        w = self.bandwidths(stiffness)
+        w = torch.where(self.valid, self.bandwidths(stiffness), 1)
         kernel = self.exponents * w.reciprocal().square()[:, :, None]
-        y = torch.bmm(kernel.exp_(), self.mass)[:, :, 0] / w
-        y = y * (self.total / (y.sum(1, keepdim=True) * self.cells.dt))
-        cost = (y * (y - 2 * self.h) + self.doubled / w).sum(1) * self.cells.dt
+        y = torch.where(self.valid, torch.bmm(kernel.exp_(), self.mass)[:, :, 0] / w, 0)
+        y = y * (self.total / (y.sum(1, keepdim=True) * self.dt))
+        cost = (y * (y - 2 * self.h) + self.doubled / w).sum(1) * self.dt[:, 0]
         return cost, y, w
 
     def bandwidths(self, stiffness: Tensor) -> Tensor:
         """The bandwidth at every point: best widths smoothed over windows that belong to the stiffness (eq. 7), `(u, n)`."""
-        interval = torch.searchsorted(self.cells.ratios, stiffness)
+        interval = torch.searchsorted(self.ratios, stiffness[:, None])[:, 0]
         changed = (interval != self.interval).nonzero()[:, 0]
         if len(changed):
             self._smooth(changed, interval[changed])
         weight, weighted = self.sums.chunk(2, 1)
-        wide = self.cells.wide
         if not self.below.any():
             return weighted * stiffness[:, None] / weight
         # in this form the bandwidth is exactly `wide` where all windows are wider than the grid
-        return wide + (weighted * stiffness[:, None] - wide * weight) / (weight + self._beyond(stiffness[:, None]))
+        return self.wide + (weighted * stiffness[:, None] - self.wide * weight) / (weight + self._beyond(stiffness[:, None]))
+
+    def _last_reached(self, rank: Tensor, interval: Tensor) -> Tensor:
+        """The last window whose ratio is not below the stiffness, `(u, n)`; -1 for none."""
+        order = torch.arange(1, self.m + 1, device=rank.device, dtype=torch.int8)[:, None]
+        return ((rank >= interval[:, None]) * order).amax(1).long() - 1
 
     def _smooth(self, rows: Tensor, interval: Tensor) -> None:
         """Sums over windows for units whose stiffness has come between two other ratios."""
-        n, m = self.cells.n, self.cells.m
-        reached = self.rank[rows] >= interval[:, None, None]
-        last = (reached * torch.arange(1, m + 1, device=rows.device, dtype=torch.int8)[:, None]).amax(1).long() - 1
-        below = self.lowest[rows] >= interval[:, None]
-        index = torch.where(below | (last < 0), m * n, last * n + torch.arange(n, device=rows.device))
-        self.sums[rows] = embedding_bag(index, self.cells.kernels, mode="sum")
+        last = self._last_reached(self.rank[rows], interval[:, None])
+        below = self.valid[rows] & (self.lowest[rows] >= interval[:, None])
+        none = below | (last < 0)
+        index = torch.where(none, len(self.table) - 1, self.offset[rows] + last * self.stride[rows])
+        self.sums[rows] = embedding_bag(index, self.table, mode="sum")
         self.below[rows], self.interval[rows] = below, interval
 
     def _beyond(self, stiffness: Tensor) -> Tensor:
@@ -286,28 +328,36 @@ class _Section:
         exp(-q (t - s)^2 / 2) = exp(-q t^2 / 2) exp(-q s^2 / 2) exp(q t s), the last as a power series: q t s stays
         within 1/4 when t and s are counted from the middle of the grid.
         """
-        cells = self.cells
-        q = (stiffness * (cells.half / cells.wide)).square()
-        factors = q * cells.inverse
+        q = (stiffness * (self.half / self.wide)).square()
+        factors = q * self.inverse
         factors[:, 0] = 1
-        edge = torch.exp(-0.5 * q * cells.powers[:, 1].square())
-        moments = (edge * self.below) @ cells.powers
-        return edge * ((moments * factors.cumprod(1)) @ cells.powers.T) * (stiffness / (ROOT * cells.wide))
+        edge = torch.exp(-0.5 * q * self.powers[:, :, 1].square())
+        moments = torch.bmm((edge * self.below)[:, None], self.powers)[:, 0] * factors.cumprod(1)
+        return edge * torch.bmm(self.powers, moments[:, :, None])[:, :, 0] * (stiffness / (ROOT * self.wide))
 
     def _plain_probe(self, stiffness: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The same without shortcuts, sum by sum as the authors' code: the widths of a coarse grid lie so near to each
         other that costs are equal but for rounding, and rounding then decides where the section goes."""
-        cells, g = self.cells, stiffness[:, None]
-        interval = torch.searchsorted(cells.ratios, stiffness)[:, None]
-        reached = self.rank >= interval[:, None]
-        last = (reached * torch.arange(1, cells.m + 1, device=g.device)[:, None]).amax(1) - 1
-        own = torch.where(self.lowest >= interval, cells.wide, cells.widths[last.clamp(min=0)] * g)
-        apart = cells.t[:, None] - cells.t
-        windows = _gauss(apart, (own / g)[:, None])
-        w = _sum(own[:, None] * windows) / _sum(windows)
-        y = _sum((self.h * cells.dt)[:, None] * _gauss(apart, w[:, :, None]))
-        y = y * (self.total / (_sum(y)[:, None] * cells.dt))
-        return cells.dt * _sum(y**2 - 2 * y * self.h + 2 / ROOT / w * self.h), y, w
+        g = stiffness[:, None]
+        interval = torch.searchsorted(self.ratios, g)
+        last = self._last_reached(self.rank, interval)
+        own = torch.where(self.lowest >= interval, self.wide, self.widths.gather(1, last.clamp(min=0)) * g)
+        apart = self.t[:, :, None] - self.t[:, None]
+        windows = _gauss(apart, (own / g)[:, None]) * self.valid[:, None]
+        w = torch.where(self.valid, _sum(own[:, None] * windows) / _sum(windows), 1)
+        y = torch.where(self.valid, _sum((self.h * self.dt)[:, None] * _gauss(apart, w[:, :, None])), 0)
+        y = y * (self.total / (_sum(y)[:, None] * self.dt))
+        return self.dt[:, 0] * _sum(y**2 - 2 * y * self.h + 2 / ROOT / w * self.h), y, w
+
+
+def _parts(sizes: list[int]) -> list[slice]:
+    ends = list(accumulate(sizes))
+    return [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
+
+
+def _padded(values: Tensor, length: int, value: float) -> Tensor:
+    """The last axis filled up to `length`."""
+    return pad(values, (0, length - values.shape[-1]), value=value)
 
 
 def _first_least(values: Tensor) -> Tensor:
@@ -324,3 +374,6 @@ def _gauss(distance: Tensor, width: Tensor) -> Tensor:
 def _sum(values: Tensor) -> Tensor:
     """Over the last axis, term by term from the first."""
     return reduce(torch.add, values.unbind(-1))
+
+
+_kept_cells = lru_cache(maxsize=64)(_Cells)

@@ -75,10 +75,8 @@ def test_pieces_by_hand() -> None:
 @pytest.mark.parametrize("mask", ["binary", "soft"])
 def test_known_optima(real: Real, definition: avx.Definition, mask: avx.Mask) -> None:
     classifier, image, targets = real
-    full, black = avx.evaluate(
-        classifier, image, torch.eye(2)[:1].T.expand(2, 224).unsqueeze(-1).expand(2, 224, 224), None, targets,
-        definition=definition, mask=mask,
-    )  # fmt: skip
+    maps = torch.stack([torch.ones(224, 224), torch.zeros(224, 224)])
+    full, black = avx.evaluate(classifier, image, maps, None, targets, definition=definition, mask=mask)
     assert full.hit and full.average_drop < 1e-6 and full.ssim == 1 and full.mse == 0
     assert full.fsim == pytest.approx(1, abs=1e-9) and full.avx == pytest.approx(1, abs=1e-6)
     assert not black.hit and black.avx == 0 and black.before["fsim"] == 0 and black.before["average_drop"] > 0.9

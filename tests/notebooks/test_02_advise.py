@@ -36,7 +36,8 @@ VALUES = ["AD", "SSIM", "FSIM", "MSE", "AVX"]
 def command(root: Path) -> dict[str, Any]:
     """`xai run 02_advise` in a project of its own, without any weights but those of the install."""
     (root / "notebooks").mkdir(exist_ok=True)
-    shutil.copy(REPOSITORY / "notebooks" / "02_advise.ipynb", root / "notebooks")
+    for notebook in (REPOSITORY / "notebooks").glob("*.ipynb"):  # the profile names them all
+        shutil.copy(notebook, root / "notebooks")
     for name in ("profiles/default.yaml", "Snakefile"):
         (root / "papermill_runs" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(REPOSITORY / "papermill_runs" / name, root / "papermill_runs" / name)

@@ -78,7 +78,7 @@ def journey(rows: Sequence[Mapping[str, Any]]) -> Figure:
 def _predicted(axes: Axes, top: Sequence[tuple[str, float]], title: str) -> None:
     axes.barh(range(len(top)), [p for _, p in top], color=BARS, alpha=0.35)
     for i, (name, p) in enumerate(top):
-        axes.text(0.03, i, f"{name[:14]} {p:.2f}", va="center", fontsize=7)
+        axes.text(0.03, i, f"{name if len(name) < 14 else name[:13] + '…'} {p:.2f}", va="center", fontsize=7)
     axes.set(xlim=(0, 1), yticks=[], xticks=[0, 1], title=title)
     axes.tick_params(labelsize=7)
     axes.invert_yaxis()
@@ -140,7 +140,10 @@ def groups(rows: Sequence[Mapping[str, Any]], columns: int = 5) -> Figure:
 
 @styled
 def scores(
-    values: Mapping[str, Values], xlabel: str, published: Mapping[str, Values] | None = None, limits: tuple[float, float] = (0, 1)
+    values: Mapping[str, Values],
+    xlabel: str,
+    published: Mapping[str, Values] | None = None,
+    limits: tuple[float, float] = (-0.02, 1.02),
 ) -> Figure:
     """A dot an image, a bar at the mean, a panel a network: `values[panel][method]`; diamonds: `published[panel][method]`.
 
@@ -187,6 +190,7 @@ def centres(rows: Sequence[Mapping[str, Any]], reference: Mapping[str, float]) -
             axes.plot(x, y, "o", markerfacecolor="#CC3311", markeredgecolor="white", markersize=6)
         line[0].text(-0.06, 0.5, row["side"], rotation=90, ha="right", va="center", transform=line[0].transAxes, fontsize=8)
         _distances(line[-1], row["distances"], reference)
+        line[-1].sharey(grid[0, -1])
     handles, words = grid[-1, -1].get_legend_handles_labels()
     figure.legend(handles, words, loc="outside lower right", ncols=len(words))
     return figure
