@@ -8,7 +8,11 @@ timed in turn on the same units, which lie where the two estimators agree, so th
 
 from __future__ import annotations
 
+import argparse
+import json
+import os
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +22,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from xai_lib import classifiers, explainers, images, inference
 from xai_lib.adaptive_density import adaptive_kde, count_peaks
+from xai_lib.classifiers import Classifier
+from xai_lib.explainers import advise, cam, lime
+from xai_lib.explanation import rng_for
+from xai_lib.feature_maps import enlarge, feature_maps, rescale
+from xai_lib.metrics import avx
+from xai_lib.superpixels import segment
 
 LAYERS = {49: 2048, 196: 512}  #: samples a unit: units of a layer (ResNet50's, VGG16's)
 COMPARED = {49: 24, 196: 8}  #: units that the other package estimates in a round

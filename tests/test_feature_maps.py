@@ -9,7 +9,7 @@ from torchvision.models import alexnet, vit_b_16
 
 from tests.networks import picture, tiny
 from xai_lib import classifiers, images
-from xai_lib.classifiers import Classifier
+from xai_lib.classifiers import Classifier, ClassifierError
 from xai_lib.explanation import ExplanationError
 from xai_lib.feature_maps import enlarge, feature_maps, rescale
 from xai_lib.images import View
@@ -77,6 +77,15 @@ class Twice(nn.Module):
         return self.maps(self.maps(x)).mean((2, 3))
 
 
+class Aside(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.ignored = nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((2, 3)) + 0 * self.ignored(x).detach().mean()
+
+
 def test_layers_without_maps_are_refused() -> None:
     with pytest.raises(ExplanationError, match=r"tiny: layer '9' gives \(3, 5\), not maps \(N, K, h, w\)"):
         feature_maps(tiny(), PICTURES, "9")
@@ -86,6 +95,27 @@ def test_layers_without_maps_are_refused() -> None:
         feature_maps(transformer, PICTURES, "encoder")
     with pytest.raises(ExplanationError, match="layer 'maps' ran 2 times in one forward pass"):
         feature_maps(Classifier(Twice(), name="twice", view=View(32, 36)), PICTURES, "maps")
+    with pytest.raises(ExplanationError, match=r"tiny: layer '6' gives \(3, 8, 1, 1\), not maps \(N, K, h, w\) above 1x1"):
+        feature_maps(tiny(), PICTURES, "6")
+    aside = Classifier(Aside(), name="aside", view=View(32, 36))
+    assert feature_maps(aside, PICTURES, "ignored").activations.shape == (3, 3, 32, 32)
+    with pytest.raises(ExplanationError, match="aside: the scores do not depend on layer 'ignored'"):
+        feature_maps(aside, PICTURES, "ignored", 1)
+    with pytest.raises(ClassifierError, match="tiny has no layer 'nine'"):
+        feature_maps(tiny(), PICTURES, "nine")
+    with pytest.raises(ExplanationError, match="score: probability or logit; found 'odds'"):
+        feature_maps(tiny(), PICTURES, score="odds")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("layer", ["9", "3"])
+def test_the_network_is_left_as_it_was_when_the_layer_is_refused_or_the_network_breaks(layer: str) -> None:
+    classifier = tiny().train()
+    last = classifier.layer("9")
+    kept = last.register_forward_hook(lambda *_: 1 / 0) if layer == "3" else last.register_forward_hook(lambda *_: None)
+    with pytest.raises(ExplanationError if layer == "9" else ZeroDivisionError):
+        feature_maps(classifier, PICTURES, layer, 1)
+    assert classifier.training and all(p.requires_grad and p.grad is None for p in classifier.parameters())
+    assert [h for m in classifier.modules() for h in m._forward_hooks] == [kept.id]
 
 
 def test_stretching_and_enlarging() -> None:

@@ -6,7 +6,7 @@ Everything before the layer runs without a graph, so that the gradients cost onl
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -45,17 +45,19 @@ def feature_maps(
     `layer`: dotted name, "" for the classifier's `feature_layer`. `targets`: classes `(N, T)`, where -1 is the most
     probable class not named before it; an int k for the k most probable ones; None for no gradients. `score`: what is
     differentiated, the softmax probability (as ADVISE's authors do) or the logit (as Grad-CAM's authors do). Raises
-    `ExplanationError` for a layer that does not give maps `(N, K, h, w)` exactly once a forward pass. The network is left
-    as it was.
+    `ExplanationError` for a layer that does not give maps `(N, K, h, w)` above 1x1 exactly once a forward pass,
+    and for one that the scores do not depend on. The network is left as it was.
     """
+    if score not in get_args(Score):
+        raise ExplanationError(f"score: probability or logit; found {score!r}")
     name = layer or classifier.feature_layer
     seen: list[Tensor] = []
 
     def hold(_module: Any, _inputs: Any, output: Any) -> Any:
-        if not isinstance(output, Tensor) or output.ndim != 4 or len(output) != len(images):
+        if not isinstance(output, Tensor) or output.ndim != 4 or len(output) != len(images) or output.shape[2:].numel() < 2:
             found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
             raise ExplanationError(
-                f"{classifier.name}: layer {name!r} gives {found}, not maps (N, K, h, w); name a convolutional layer"
+                f"{classifier.name}: layer {name!r} gives {found}, not maps (N, K, h, w) above 1x1; name a convolutional layer"
             )
         seen.append(output.detach().requires_grad_())
         return seen[-1].clone()  # what follows may write into it
@@ -64,13 +66,15 @@ def feature_maps(
         classifier.requires_grad_(False)
         handle = classifier.layer(name).register_forward_hook(hold)
         try:
-            logits = classifier(images)
+            logits = classifier(images.detach())
         finally:
             handle.remove()
         if len(seen) != 1:
             raise ExplanationError(f"{classifier.name}: layer {name!r} ran {len(seen)} times in one forward pass, not once")
         values = logits.softmax(1) if score == "probability" else logits
         wanted = _classes(logits, targets)
+        if wanted.numel() and not values.requires_grad:
+            raise ExplanationError(f"{classifier.name}: the scores do not depend on layer {name!r}, or not differentiably")
         chosen = values.gather(1, wanted).sum(0)
         gradients = [torch.autograd.grad(one, seen[0], retain_graph=True)[0] for one in chosen]
     maps = seen[0].detach()

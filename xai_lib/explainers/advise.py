@@ -171,18 +171,21 @@ def _varying_layer(classifier: Classifier, image: Tensor) -> str:
 
 @torch.no_grad()
 def _before_the_last_convolution(classifier: Classifier, image: Tensor) -> str:
-    made: dict[int, str] = {}
-    fed, alive = "", []
+    made: dict[int, list[str]] = {}
+    runs: dict[str, int] = {}
+    fed: list[str] = []
+    alive = []
 
     def before(_module: nn.Module, inputs: tuple[Any, ...]) -> None:
         nonlocal fed
         if inputs[0].ndim == 4 and inputs[0].shape[-1] > 1:  # a convolution behind the pooling does not count
-            fed = made.get(inputs[0].data_ptr(), "")
+            fed = list(made.get(inputs[0].data_ptr(), []))
 
     def after(name: str) -> Any:
         def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            runs[name] = runs.get(name, 0) + 1
             if isinstance(output, Tensor):
-                made[output.data_ptr()] = name  # an enclosing module ends later and replaces its last child
+                made.setdefault(output.data_ptr(), []).append(name)  # an enclosing module ends later than its last child
                 alive.append(output)  # no other tensor may take its place in memory
 
         return hook
@@ -194,7 +197,7 @@ def _before_the_last_convolution(classifier: Classifier, image: Tensor) -> str:
             if name:
                 module.register_forward_hook(after(name))
         classifier(image[None])
-    return fed
+    return next((name for name in reversed(fed) if runs[name] == 1), "")  # ResNets call one ReLU many times
 
 
 __all__ = [

@@ -2,14 +2,14 @@
 
 The maps of the gradient methods come from the package torchcam, handed the activations and gradients of one forward pass
 and a short backward pass a class, which the three share. Score-CAM keeps the scores of all classes, so that a second class
-costs no forward pass. Maps are at the layer's size, before any stretching; an explanation stretches them to 0..1 and
-enlarges them.
+costs no forward pass. Maps are at the layer's size, before any stretching; an explanation stretches them to 0..1, enlarges
+them (bicubic) and cuts off what falls below 0.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast, get_args
 
 import numpy as np
@@ -22,7 +22,7 @@ from xai_lib import explanation
 from xai_lib.classifiers import Classifier
 from xai_lib.explanation import Explainer, ExplanationError
 from xai_lib.feature_maps import FeatureMaps, Score, enlarge, feature_maps, rescale
-from xai_lib.inference import FLOAT32, fast_network
+from xai_lib.inference import FLOAT32, fast_network, plan_for
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Fem(_CAM):
 
     name = "fem"
     title = "FEM: where units stand out from their own mean"
-    source = "Fuad et al. 2020, IEEE MMSP (Features Explanation Method)"
+    source = "Fuad et al. 2020, IPTA, doi 10.1109/IPTA50016.2020.9286629"
     cost = "1"
 
     def _low(self, classifier: Classifier, image: Tensor, target: int, settings: Settings) -> tuple[Tensor, int]:
@@ -122,18 +122,20 @@ def shared(
     """Maps `(T, N, h, w)` of several methods for the classes `targets` `(N, T)` of `images` `(N, 3, H, W)` in 0..1.
 
     One forward pass and `T` short backward passes serve all methods; with `maps`, which must hold the gradients of those
-    classes, none. `relu=False` leaves out the ReLU at the end (FEM has none). Raises `ExplanationError` for a method that
-    does not share.
+    classes (-1, a class left open, fits any), none. `relu=False` leaves out the ReLU at the end. Values are in units of the
+    layer times those of the score. Raises `ExplanationError` for a method that does not share, and for `maps` of other classes.
     """
     unknown = [m for m in methods if m not in SHARED]
     if unknown:
         raise ExplanationError(f"{', '.join(unknown)}: no method that shares one pass; those are {', '.join(SHARED)}")
     settings = settings or Settings()
     maps = maps or feature_maps(classifier, images, settings.layer, targets, settings.score)
+    if maps.targets.shape != targets.shape or bool(((targets >= 0) & (targets != maps.targets.cpu())).any()):
+        raise ExplanationError(f"maps: expected the gradients of classes {targets.tolist()}, found {maps.targets.tolist()}")
     found = {}
     for method in methods:
         if method == "fem":
-            found[method] = fem(maps.activations).expand(len(maps.gradients), -1, -1, -1)
+            found[method] = fem(maps.activations, relu=relu).expand(len(maps.gradients), -1, -1, -1)
         else:
             found[method] = torch.stack([gradient_cam(method, maps.activations, g, relu) for g in maps.gradients])
     return found
@@ -141,6 +143,8 @@ def shared(
 
 def gradient_cam(method: str, activations: Tensor, gradients: Tensor, relu: bool = True) -> Tensor:
     """The map `(N, h, w)` of `grad_cam`, `grad_cam_pp` or `layer_cam` from `(N, K, h, w)` activations and gradients."""
+    if method not in _EXTRACTORS:
+        raise ExplanationError(f"{method}: no method that needs gradients alone; those are {', '.join(_EXTRACTORS)}")
     extractor = _EXTRACTORS[method](nn.Sequential(nn.Identity()), "0")
     extractor.hook_a, extractor.hook_g = [activations], [gradients]
     extractor._relu = relu
@@ -149,10 +153,12 @@ def gradient_cam(method: str, activations: Tensor, gradients: Tensor, relu: bool
 
 
 class _GradCAMpp(GradCAM):
-    """Grad-CAM++ by its paper, eqs. 18 and 19, with the exponential of the score as the paper takes it.
+    """Grad-CAM++ by its paper, eqs. 18 and 19: the exponential of the score is what is differentiated, so that all orders
+    follow from the first; a positive factor, common to all units, is left out.
 
     torchcam 0.5.0 sums the product of activations and cubed gradients where the paper multiplies the activations' sum by
-    each cubed gradient, and divides a copy, so that its weights miss the division.
+    each cubed gradient, and divides a copy, so that its weights miss the division: they are the sums of the cubed positive
+    gradients. With `score="probability"` the gradients are small and each place's share is nearly one half.
     """
 
     def _get_weights(self, class_idx: int | list[int], scores: Tensor, **kwargs: Any) -> list[Tensor]:
@@ -165,22 +171,28 @@ class _GradCAMpp(GradCAM):
 _EXTRACTORS: dict[str, type[GradCAM] | type[LayerCAM]] = {"grad_cam": GradCAM, "grad_cam_pp": _GradCAMpp, "layer_cam": LayerCAM}
 
 
-def fem(activations: Tensor, deviations: float = 2.0) -> Tensor:
+def fem(activations: Tensor, deviations: float = 2.0, relu: bool = True) -> Tensor:
     """Features Explanation Method of `(N, K, h, w)`: `(N, h, w)`, the sum over units of their mean where they exceed it by
-    two standard deviations, 0 where that sum is negative (our choice: its paper has units behind a ReLU only)."""
+    `deviations` standard deviations.
+
+    Two deviations, those of the population, strictly exceeded, are the authors' notebook's; a constant unit adds nothing.
+    The ReLU at the end is our choice: it matters where units have negative means, before an activation.
+    """
     mean = activations.mean((-2, -1), keepdim=True)
     above = activations > mean + deviations * activations.std((-2, -1), correction=0, keepdim=True)
-    return (above * mean).sum(1).relu()
+    sums = (above * mean).sum(1)
+    return sums.relu() if relu else sums
 
 
 def score_cam(
     classifier: Classifier, image: Tensor, targets: Tensor, settings: Settings | None = None, relu: bool = True
 ) -> Tensor:
-    """Score-CAM `(T, h, w)` of one image `(3, H, W)` for the classes `targets` `(T,)`.
+    """Score-CAM `(T, h, w)` of one image `(3, H, W)` in 0..1 for the classes `targets` `(T,)`.
 
-    Each unit, stretched to 0..1 and enlarged (bilinear), masks the image; the softmax over units of what the masked images
-    score above the whole one are the weights. The masked images go through the network once for all classes, on the copy
-    of `xai_lib.inference` in float32; units that are constant give a black image and are sent once.
+    Each unit, stretched to 0..1 and enlarged (bilinear), masks the image: what it hides is black. The softmax over units of
+    what the masked images score above the whole one are the weights. The masked images go through the network once for all
+    classes, on the copy of `xai_lib.inference` in float32; units that are constant give a black image and are sent once.
+    Raises `ExplanationError` for classes that the network lacks.
     """
     return _score_cam(classifier, image, targets, settings or Settings(), relu)[0]
 
@@ -188,13 +200,16 @@ def score_cam(
 def _score_cam(
     classifier: Classifier, image: Tensor, targets: Tensor, settings: Settings, relu: bool
 ) -> tuple[Tensor, int]:
+    classes = classifier.classes
+    if targets.ndim != 1 or not targets.numel() or not 0 <= int(targets.amin()) <= int(targets.amax()) < classes:
+        raise ExplanationError(f"targets: expected classes (T,) of 0..{classes - 1}, found {targets.tolist()}")
     maps = feature_maps(classifier, image[None], settings.layer)
     activations = maps.activations[0]
     masks, place = _distinct(rescale(activations))
-    network = fast_network(classifier, FLOAT32)
+    network = fast_network(classifier, replace(FLOAT32, inner_batch=plan_for(image.device).inner_batch))
     rows = []
     with torch.no_grad():
-        for part in masks.split(FLOAT32.inner_batch):
+        for part in masks.split(network.plan.inner_batch):
             enlarged = interpolate(part[:, None], image.shape[1:], mode="bilinear", align_corners=False)
             rows.append(network.logits(classifier.normalise(image * enlarged)))
     scores, whole = torch.cat(rows), maps.logits
