@@ -44,7 +44,8 @@ def test_piq_gives_the_same_fsim(pair: tuple[Tensor, Tensor], size: tuple[int, i
     mixed = torch.stack([one * 0.7 + two * 0.3, one * (torch.arange(size[1]) > 30)]).round()
     for chroma in (False, True):
         wanted = piq.fsim(mixed.double(), one.expand_as(mixed).double(), "none", data_range=255, chromatic=chroma)
-        assert torch.allclose(Reference(one).fsim(mixed, chroma), wanted, atol=2e-3)
+        # piq takes |x| ** .03 where the authors' power is complex, which shows nowhere but for a negative product
+        assert torch.allclose(Reference(one).fsim(mixed, chroma), wanted, rtol=0, atol=5e-5)
 
 
 def slow_ssim(a: np.ndarray, b: np.ndarray, volume: bool) -> float:

@@ -174,15 +174,17 @@ def _before_the_last_convolution(classifier: Classifier, image: Tensor) -> str:
     made: dict[int, list[str]] = {}
     runs: dict[str, int] = {}
     fed: list[str] = []
-    alive = []
+    alive, reached = [], False
 
     def before(_module: nn.Module, inputs: tuple[Any, ...]) -> None:
         nonlocal fed
-        if inputs[0].ndim == 4 and inputs[0].shape[-1] > 1:  # a convolution behind the pooling does not count
+        if not reached:  # a convolution behind the last features does not count, such as SqueezeNet's classifier
             fed = list(made.get(inputs[0].data_ptr(), []))
 
     def after(name: str) -> Any:
         def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            nonlocal reached
+            reached = reached or name == classifier.feature_layer
             runs[name] = runs.get(name, 0) + 1
             if isinstance(output, Tensor):
                 made.setdefault(output.data_ptr(), []).append(name)  # an enclosing module ends later than its last child

@@ -130,7 +130,7 @@ def shared(
         raise ExplanationError(f"{', '.join(unknown)}: no method that shares one pass; those are {', '.join(SHARED)}")
     settings = settings or Settings()
     maps = maps or feature_maps(classifier, images, settings.layer, targets, settings.score)
-    if maps.targets.shape != targets.shape or bool(((targets >= 0) & (targets != maps.targets.cpu())).any()):
+    if maps.targets.shape != targets.shape or bool(((targets >= 0) & (targets != maps.targets.to(targets.device))).any()):
         raise ExplanationError(f"maps: expected the gradients of classes {targets.tolist()}, found {maps.targets.tolist()}")
     found = {}
     for method in methods:
@@ -158,7 +158,8 @@ class _GradCAMpp(GradCAM):
 
     torchcam 0.5.0 sums the product of activations and cubed gradients where the paper multiplies the activations' sum by
     each cubed gradient, and divides a copy, so that its weights miss the division: they are the sums of the cubed positive
-    gradients. With `score="probability"` the gradients are small and each place's share is nearly one half.
+    gradients. With `score="probability"` the gradients are small and each place's share is nearly one half. Before an
+    activation the sum of a unit may be negative and a share of any size: the paper's formula is for what lies behind a ReLU.
     """
 
     def _get_weights(self, class_idx: int | list[int], scores: Tensor, **kwargs: Any) -> list[Tensor]:

@@ -57,6 +57,7 @@ class Scores:
     """average_drop, ssim, fsim, mse and avx before penalties."""
 
 
+@torch.no_grad()
 def evaluate(
     classifier: Classifier,
     image: Tensor,
@@ -71,10 +72,12 @@ def evaluate(
 
     Maps are in 0..1 but for what enlarging overshoots. `second_maps` `(G, H, W)`: the same for the class `targets[1]`; None
     where there are none, and then the class sensitivity is not defined. The picture is rounded to 256 levels first, as the
-    authors' is. Raises `MetricError` for other shapes.
+    authors' is. Raises `MetricError` for other shapes and values, and for classes that the classifier does not have.
     """
-    _check(image, maps, second_maps, definition, mask)
-    picture = (image.detach() * 255).round()
+    _check(classifier, image, maps, second_maps, targets)
+    if definition not in get_args(Definition) or mask not in get_args(Mask):
+        raise MetricError(f"definition: code or paper; mask: binary or soft; found {definition!r} and {mask!r}")
+    picture = (image * 255).round()
     pictures = masked_pictures(picture, maps, mask)
     full, *left = _probabilities(classifier, torch.cat([picture[None], pictures])).unbind()
     reference = _reference(picture.to(torch.uint8).cpu().numpy().tobytes(), tuple(picture.shape), picture.device)
@@ -91,8 +94,11 @@ def evaluate(
 
 
 def masked_pictures(picture: Tensor, maps: Tensor, mask: Mask = "binary") -> Tensor:
-    """A picture `(3, H, W)` of whole numbers 0..255 under each map `(G, H, W)`, `(G, 3, H, W)`, again whole numbers."""
-    kept = (maps >= 0.5).to(picture.dtype) if mask == "binary" else maps.clamp(0, 1)
+    """A picture `(3, H, W)` of whole numbers 0..255 under each map `(G, H, W)`, `(G, 3, H, W)`, again whole numbers.
+
+    NaN in a map hides its pixel, as the authors' cast to whole numbers does.
+    """
+    kept = (maps >= 0.5).to(picture.dtype) if mask == "binary" else maps.nan_to_num(0).clamp(0, 1)
     return (picture * kept[:, None]).round()
 
 
@@ -143,12 +149,15 @@ def _reference(levels: bytes, shape: tuple[int, ...], device: torch.device) -> R
     return Reference(torch.frombuffer(bytearray(levels), dtype=torch.uint8).view(shape).to(device))
 
 
-def _check(image: Tensor, maps: Tensor, second_maps: Tensor | None, definition: str, mask: str) -> None:
+def _check(classifier: Classifier, image: Tensor, maps: Tensor, second_maps: Tensor | None, targets: Sequence[int]) -> None:
     if image.ndim != 3 or len(image) != 3:
         raise MetricError(f"image: expected (3, H, W), found {tuple(image.shape)}")
+    low, high = float(image.amin()), float(image.amax())
+    if not -1e-3 <= low <= high <= 1 + 1e-3:  # what resizing may overshoot; NaN is refused
+        raise MetricError(f"image: expected values 0..1, not yet normalised, found {low:.3g}..{high:.3g}")
     for name, m in (("maps", maps), ("second_maps", second_maps)):
         if m is not None and (m.ndim != 3 or m.shape[1:] != image.shape[1:] or len(m) != len(maps)):
             wanted = f"({'G' if name == 'maps' else len(maps)}, {image.shape[1]}, {image.shape[2]})"
             raise MetricError(f"{name}: expected {wanted}, one map a row, found {tuple(m.shape)}")
-    if definition not in get_args(Definition) or mask not in get_args(Mask):
-        raise MetricError(f"definition: code or paper; mask: binary or soft; found {definition!r} and {mask!r}")
+    if len(targets) == 0 or not 0 <= targets[0] < classifier.classes:
+        raise MetricError(f"targets: expected classes below {classifier.classes}, the explained one first, found {targets}")
