@@ -17,13 +17,20 @@ from xai_lib.explanation import Explainer, Explanation, ExplanationError, Settin
 from xai_lib.images import View
 
 SMALL: dict[str, dict[str, Any]] = {
+    "advise": {},
     "elime": {"calls": 40, "segmentation": "slic"},
+    "fem": {},
+    "grad_cam": {},
+    "grad_cam_pp": {"score": "logit"},
     "greedy_deletion": {"calls": 40, "segmentation": "slic"},
     "greedy_insertion": {"calls": 40, "segmentation": "slic"},
+    "layer_cam": {},
     "lime": {"samples": 40, "segmentation": "slic"},
     "lime_stratified": {"samples": 40, "segmentation": "slic"},
     "random_search": {"calls": 40, "segmentation": "slic"},
+    "score_cam": {},
 }
+REAL = {"score_cam": {"layer": "blocks.1"}}  #: on the real network, what keeps a method short: 24 units instead of 1280
 every = pytest.mark.parametrize("name", sorted(SMALL))
 PICTURES = torch.stack([picture(s) for s in range(3)])
 
@@ -208,7 +215,8 @@ def real() -> tuple[Classifier, Tensor]:
 @every
 def test_on_the_real_network(name: str, real: tuple[Classifier, Tensor]) -> None:
     classifier, photographs = real
-    explainer, settings = small(name)
+    explainer = explainers.get(name)
+    settings = explainer.settings_class(**SMALL[name] | REAL.get(name, {}))
     found = explainer.explain(classifier, photographs, settings=settings)
     assert found.targets.tolist() == [967, 985] and found.maps.shape == (2, 224, 224)
     again = explainer.explain(classifier, photographs.flip(0), settings=settings)
@@ -218,7 +226,7 @@ def test_on_the_real_network(name: str, real: tuple[Classifier, Tensor]) -> None
 
 def test_a_picture_of_one_superpixel_is_no_special_case() -> None:
     classifier, white, _ = planted()
-    for name in sorted(SMALL):
+    for name in sorted(n for n, settings in SMALL.items() if "segmentation" in settings):
         explainer = explainers.get(name)
         changes = {k: v for k, v in SMALL[name].items() if k != "segmentation"}
         found = explainer.explain(classifier, white[None], 1, explainer.settings_class(**changes))
@@ -229,4 +237,6 @@ def assert_same(a: Explanation, b: Explanation) -> None:
     assert torch.equal(a.maps, b.maps) and torch.equal(a.targets, b.targets)
     assert a.network_calls == b.network_calls
     for x, y in zip(a.details, b.details, strict=True):
-        assert np.array_equal(x["kept"], y["kept"]) and x["probability"] == y["probability"]
+        assert x["calls"] == y["calls"]
+        if "kept" in x:  # what chooses superpixels
+            assert np.array_equal(x["kept"], y["kept"]) and x["probability"] == y["probability"]

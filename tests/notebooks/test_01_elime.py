@@ -30,7 +30,8 @@ TABLE_3 = "image,network,method,calls,seconds,calls_to_match_lime,seconds_to_mat
 def xai(root: Path, **parameters: str) -> "subprocess.CompletedProcess[str]":
     """`xai run 01_elime` in a project of its own, without any weights but those of the install."""
     (root / "notebooks").mkdir(exist_ok=True)
-    shutil.copy(REPOSITORY / "notebooks" / "01_elime.ipynb", root / "notebooks")
+    for notebook in (REPOSITORY / "notebooks").glob("*.ipynb"):  # the profile names them all
+        shutil.copy(notebook, root / "notebooks")
     for name in ("profiles/default.yaml", "Snakefile"):
         (root / "papermill_runs" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(REPOSITORY / "papermill_runs" / name, root / "papermill_runs" / name)

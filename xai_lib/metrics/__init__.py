@@ -1,0 +1,1 @@
+"""How good an explanation is: one module a family of metrics, functions of tensors wherever possible."""

@@ -1,0 +1,49 @@
+"""Every figure style of the compendium, once: arrays and tensors in, a matplotlib `Figure` out.
+
+Widths are those of a printed page (7 inch) or half of one (3.4), type is 9 point at that size, and a method has the
+same colour, dash and place in every figure. Nothing here needs a display or leaves anything in pyplot's global state.
+`pictures` has what every notebook shows, the other modules the figures of one paper each.
+"""
+
+from __future__ import annotations
+
+from xai_lib.plots.advise import (
+    ablation,
+    centres,
+    groups,
+    intervals,
+    journey,
+    randomisation,
+    rewards,
+    score_bars,
+    scores,
+    unit_densities,
+)
+from xai_lib.plots.elime import costs, curves, encoding, features, framework, gains, sizes, stages, superpixels
+from xai_lib.plots.pictures import maps, masked, panels, predictions, show, show_map, show_over
+from xai_lib.plots.style import (
+    CLAMP,
+    HALF,
+    METHOD_COLOURS,
+    METHOD_NAMES,
+    PAGE,
+    SIGNED,
+    STYLE,
+    UNSIGNED,
+    Array,
+    Draw,
+    canvas,
+    png,
+)
+
+__all__ = [
+    # style
+    "PAGE", "HALF", "SIGNED", "UNSIGNED", "CLAMP", "STYLE", "METHOD_COLOURS", "METHOD_NAMES", "Array", "Draw", "canvas", "png",
+    # pictures
+    "masked", "show", "show_map", "show_over", "maps", "panels", "predictions",
+    # E-LIME
+    "superpixels", "stages", "features", "encoding", "framework", "curves", "sizes", "costs", "gains",
+    # ADVISE
+    "journey", "unit_densities", "groups", "scores", "centres", "ablation", "randomisation", "score_bars", "rewards",
+    "intervals",
+]  # fmt: skip
