@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.slow_density import slow_density
-from xai_lib.adaptive_density import CHUNK, DensityError, adaptive_kde, count_peaks
+from xai_lib import stiffness
+from xai_lib.adaptive_density import Density, DensityError, adaptive_kde, count_peaks
 
 ORACLE = Path(os.environ.get("XAI_DATA_HOME", "absent")).parent / "oracles" / "advise_kde.npz"
 
@@ -76,14 +77,51 @@ def test_the_package_adaptivekde_gives_the_same_where_the_two_agree() -> None:
         np.testing.assert_allclose(found.bandwidth[0], w, rtol=1e-9)
 
 
-def test_chunks_order_and_company_do_not_matter() -> None:
-    x = torch.rand(40, 49, generator=torch.Generator().manual_seed(1))
-    x[::3] = torch.where(x[::3] < 0.6, 0, x[::3])
+def mixed_units() -> torch.Tensor:
+    """Dense ones, sparse ones, ones on coarse grids, and every tenth twice."""
+    x = torch.rand(60, 49, generator=torch.Generator().manual_seed(1))
+    x[::3] = torch.where(x[::3] < 0.9, 0, x[::3])
+    x[1::6] = (x[1::6] * torch.linspace(2, 9, 10)[:, None]).round() / 10
+    return torch.cat([x, x[::10]])
+
+
+def same(one: Density, two: Density, rtol: float = 1e-12) -> bool:
+    equal = torch.allclose(one.density, two.density, rtol=rtol, atol=0, equal_nan=True)
+    return equal and torch.allclose(one.bandwidth, two.bandwidth, rtol=rtol, atol=0, equal_nan=True)
+
+
+def test_chunks_order_and_company_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = mixed_units()
     together, turned = adaptive_kde(x), adaptive_kde(x.flip(0))
-    alone = [adaptive_kde(row[None]).density for row in x]
-    assert 40 * 49 * 49 < CHUNK < 40 * 49 * 49 * 40
-    assert torch.allclose(together.density, turned.density.flip(0), rtol=1e-12, atol=0)
-    assert torch.allclose(together.density, torch.cat(alone), rtol=1e-12, atol=0)
+    assert same(together, Density(turned.density.flip(0), turned.bandwidth.flip(0), turned.grid))
+    alone = [adaptive_kde(row[None]) for row in x]
+    density, bandwidth = (torch.cat([getattr(a, name) for a in alone]) for name in ("density", "bandwidth"))
+    assert same(together, Density(density, bandwidth, together.grid))
+    for limit in ("CHUNK", "EXPONENTIALS", "SMOOTHED", "TABLE"):
+        monkeypatch.setattr(stiffness, limit, 5_000)
+        assert same(together, adaptive_kde(x)), limit
+
+
+def test_both_ways_to_sum_gaussians_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    for z in (48, 49, 100):  # the middle of an odd grid belongs to both halves
+        x = torch.rand(8, z, dtype=torch.float64, generator=torch.Generator().manual_seed(z))
+        found = []
+        for few in (True, False):
+            monkeypatch.setattr(stiffness, "_few", lambda cells, points, few=few: (cells >= 0) == few)
+            found.append(adaptive_kde(x))
+        assert same(*found, rtol=1e-9) and not torch.equal(found[0].density, found[1].density)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 300), st.integers(1, 60)), min_size=1, max_size=80))
+def test_every_unit_with_a_density_is_in_one_chunk(units: list[tuple[int, int]]) -> None:
+    points, cells = (torch.tensor(values) for values in zip(*((n, min(n, j)) for n, j in units), strict=True))
+    found = stiffness.chunks(points, cells, 10)
+    assert sorted(torch.cat([*found, points[:0]]).tolist()) == (points > 1).nonzero()[:, 0].tolist()
+    for rows in found:
+        n = points[rows]
+        assert n.amax() <= 2 * n.amin() + 32 and len({bool(v) for v in n <= stiffness.TIES}) == 1
+        assert len(rows) == 1 or 20 * int(n.unique().sum() * n.amax()) <= stiffness.TABLE
 
 
 def test_degenerate_units_raise_nothing() -> None:
