@@ -42,8 +42,9 @@ def test_units_lie_where_the_estimators_agree(bench: ModuleType) -> None:
 def test_the_clock_counts_the_outermost_call_and_puts_everything_back(bench: ModuleType) -> None:
     clock, before = bench.Clock(), (Classifier.forward, advise.adaptive_kde, torch.autograd.grad)
     nap = clock.timed(lambda: time.sleep(0.02))
+    started = time.perf_counter()
     clock.timed(lambda: (nap(), nap()))()
-    assert 0.04 <= clock.needed < 0.08
+    assert 0.04 <= clock.needed <= time.perf_counter() - started  # once, not twice
     with clock.running():
         assert Classifier.forward is not before[0]
         bench.table_of_one(tiny(), picture(1), costly=False)

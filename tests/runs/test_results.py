@@ -1,6 +1,9 @@
 """What a notebook hands over: interactive use, units of work, and everything that is refused."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy
@@ -100,6 +103,32 @@ def test_a_unit_is_computed_once_for_its_key_package_and_inputs(
     monkeypatch.setenv("XAI_RUN_PACKAGE", "two")
     results.unit({"image": "a"}, compute)
     assert len(calls) == 4
+
+
+FILL = """
+import os, sys, time
+from xai_lib import runs
+results, mine = runs.Results(""), 0
+def compute(i):
+    global mine
+    mine += 1
+    time.sleep(0.002)
+    return {"i": i, "values": [i / 3] * 2000}
+for i in range(150):
+    assert results.unit({"i": i}, lambda: compute(i)) == {"i": i, "values": [i / 3] * 2000}
+print(mine)
+"""
+
+
+def test_two_processes_fill_one_store_at_once(tmp_path: Path) -> None:
+    here = {**os.environ, "XAI_RUN_UNITS": str(tmp_path / "units"), "XAI_RUN_PACKAGE": "one"}
+    command = [sys.executable, "-c", FILL]
+    both = [subprocess.Popen(command, env=here, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    computed = [int(process.communicate(timeout=60)[0]) for process in both]
+    assert [process.returncode for process in both] == [0, 0] and sum(computed) >= 150
+    assert len(list((tmp_path / "units").iterdir())) == 150  # nothing half-written is left
+    again = subprocess.run(command, env=here, stdout=subprocess.PIPE, text=True, check=True)
+    assert again.stdout.strip() == "0"
 
 
 @pytest.mark.parametrize(
