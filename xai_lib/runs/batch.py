@@ -86,8 +86,9 @@ def run(
     Raises what `survey` raises before anything is touched, and HeldError while another batch runs.
     """
     survey(project, profile, wanted, options)
+    _prepare_folders(project, profile)
     with hold(project, profile) as lock:
-        _prepare_folders(project, profile)
+        folders.heal(project.runs / profile)
         standings = survey(project, profile, wanted, options, held=False)
         todo = [each for each in standings if force or each.state.kind != "complete"]
         for each in standings:
@@ -107,11 +108,14 @@ def _forget(project: Project, profile: str, name: str, force: bool) -> None:
 
 
 def _prepare_folders(project: Project, profile: str) -> None:
-    place = project.runs / profile
-    if place.exists() and not place.is_dir():
-        raise BatchError(f"{place} is a file, a folder for the results was expected: move it away")
-    place.mkdir(parents=True, exist_ok=True)
-    folders.heal(place)
+    """The profile's folders, before anything is run. Raises BatchError where they cannot be made."""
+    for place in (project.state(profile).parent, project.state(profile), project.runs / profile):
+        if place.exists() and not place.is_dir():
+            raise BatchError(f"{place} is a file, a folder for the results was expected: move it away")
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BatchError(f"the folder for the results cannot be made: {error}") from error
 
 
 def _run(

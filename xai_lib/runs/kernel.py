@@ -10,14 +10,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+import psutil
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 from jupyter_core.utils import ensure_async
-from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
 
 from xai_lib.errors import XaiError
+from xai_lib.runs.outputs import BoundedClient
 
 START_TIMEOUT = 120
 """Seconds a kernel may take to answer (our choice: a loaded machine needs some twenty)."""
@@ -50,12 +51,20 @@ class PrivateKernel(AsyncKernelManager):
         socket = folder / "k"
         if len(str(socket)) + 2 > SOCKET_PATH_LIMIT:
             raise CellFailure(0, f"the folder for the kernel's sockets has too long a path: {folder}")
+        self.peak = 0
         super().__init__(transport="ipc", ip=str(socket), connection_file=str(folder / "kernel.json"))
 
     @property
     def kernel_spec(self) -> KernelSpec:
         argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
         return KernelSpec(argv=argv, display_name="Python 3", language="python")
+
+    def measure(self) -> None:
+        """Note the largest memory, in bytes, that the kernel and what it started have held: `peak`."""
+        with suppress(psutil.Error, AttributeError):
+            process = psutil.Process(self.provisioner.pid)
+            held = sum(each.memory_info().rss for each in [process, *process.children(recursive=True)])
+            self.peak = max(self.peak, held)
 
     def end(self, number: int) -> None:
         """Send a signal to the kernel and whatever it started."""
@@ -81,9 +90,8 @@ async def run_cells(
     kernel's own words go to `log`. Raises CellFailure at the first cell that does not complete, Stopped
     after a signal.
     """
-    client = NotebookClient(
-        notebook, km=kernel, timeout=timeout, startup_timeout=START_TIMEOUT, coalesce_streams=True
-    )
+    client = BoundedClient(notebook, km=kernel, timeout=timeout, startup_timeout=START_TIMEOUT)
+    watching = asyncio.create_task(_watch(kernel))
     with _stopping() as stopped:
         try:
             return await _run_cells(client, started, cwd=str(folder), env=environment, stdout=log, stderr=log)
@@ -92,7 +100,14 @@ async def run_cells(
                 raise
             raise Stopped(stopped[0]) from None
         finally:
+            watching.cancel()
             await _end(client, kernel, gently=bool(stopped))
+
+
+async def _watch(kernel: PrivateKernel) -> None:
+    while True:
+        kernel.measure()
+        await asyncio.sleep(0.2)
 
 
 @contextmanager
@@ -111,7 +126,7 @@ def _stopping() -> Iterator[list[int]]:
     yield stopped  # the handlers stay until the loop ends: a second signal must not cut the cleaning short
 
 
-async def _run_cells(client: NotebookClient, started: Callable[[int], None], **start: Any) -> list[float]:
+async def _run_cells(client: BoundedClient, started: Callable[[int], None], **start: Any) -> list[float]:
     try:
         await client.async_start_new_kernel(**start)
         await client.async_start_new_kernel_client()
@@ -130,7 +145,7 @@ async def _run_cells(client: NotebookClient, started: Callable[[int], None], **s
 
 
 async def _run_cell(
-    client: NotebookClient, cell: NotebookNode, index: int, number: int, counted: bool = True
+    client: BoundedClient, cell: NotebookNode, index: int, number: int, counted: bool = True
 ) -> None:
     try:
         await client.async_execute_cell(cell, index, store_history=counted)
@@ -139,7 +154,9 @@ async def _run_cell(
             number, f"took longer than {client.timeout} s; allow more with --timeout"
         ) from error
     except DeadKernelError as error:
-        raise CellFailure(number, "the kernel died (often: out of memory)") from error
+        held, total = client.km.peak / 1e9, psutil.virtual_memory().total / 1e9
+        message = f"the kernel died (often: out of memory; it held up to {held:.1f} GB of {total:.0f})"
+        raise CellFailure(number, message) from error
     except CellExecutionError as error:
         if error.ename == "SystemExit":
             raise CellFailure(number, "left the notebook") from error
@@ -150,7 +167,7 @@ async def _run_cell(
         cell.execution_count = None  # so that the others have the numbers they have in JupyterLab
 
 
-async def _end(client: NotebookClient, kernel: PrivateKernel, gently: bool) -> None:
+async def _end(client: BoundedClient, kernel: PrivateKernel, gently: bool) -> None:
     """End the kernel and what it started; `gently` interrupts it first, so that its cell can clean up."""
     if gently and kernel.has_kernel:
         kernel.end(signal.SIGINT)
