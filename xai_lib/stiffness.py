@@ -29,7 +29,7 @@ TOLERANCE, STEPS = 1e-5, 29  #: where the golden section stops (authors' code)
 PHI = (math.sqrt(5) + 1) / 2
 ROOT = math.sqrt(2 * math.pi)
 TIES = 6  #: largest working grid on which costs tie so often that rounding chooses: there in the plain order of sums
-FRESH = 32  #: distances after which a Gaussian's values are computed anew, before rounding errors add up
+FRESH = 64  #: distances after which a Gaussian's values are computed anew, before rounding errors add up
 TERMS = 12  #: of the power series of exp(x) for |x| <= 1/4: the rest is below 2e-16
 # Values of one kind that are held at a time, so that memory is bounded and most of it stays in the processor's cache
 CHUNK = 130_000  #: points of all units
@@ -167,8 +167,7 @@ class Section:
             self.mass = (h.gather(1, place) * (self.dt / ROOT))[:, :, None]
             self.exponents = (self.t[:, :, None] - self.t.gather(1, place)[:, None]).square_().mul_(-0.5)
         else:
-            self.mirrored = _mirrored(h * (self.dt / ROOT))
-            self.step = self.dt.square() / 2
+            self._prepare_distances(h)
         self.half = (self.t[:, -1:] - self.t[:, :1]) / 2
         middle = (self.t - self.t[:, :1]) / self.half - 1
         self.powers = torch.cat([middle.new_ones(u, n, 1), middle[:, :, None].expand(-1, -1, TERMS - 1)], 2).cumprod(2)
@@ -177,6 +176,23 @@ class Section:
         self.sums = h.new_zeros(u, 2 * n)
         self.below = torch.zeros(u, n, dtype=torch.bool, device=h.device)
         self.reaching = self.below[:, 0].clone()
+
+    def _prepare_distances(self, h: Tensor) -> None:
+        """Room for the Gaussians at one distance after the other, and its parts at each: the loop is short of time.
+
+        The right half of a grid is computed as the left half of the mirrored unit, `(rows, 2u)`: so only the first rows
+        have neighbours at large distances.
+        """
+        self.step = self.dt.square() / 2
+        self.mirrored = _mirrored(h * (self.dt / ROOT))
+        rows = (self.n + 1) // 2
+        value, ratio, self.shrink, self.sum = (self.mirrored[:rows].clone() for _ in range(4))
+        ends = [(d, min(rows, self.n - d)) for d in range(1, self.n)]
+        self.distances = [
+            (value[:k], ratio[:k], self.shrink[:k], self.sum[:k], self.mirrored[d : d + k],
+             value[d:], self.sum[d:], self.mirrored[: max(0, rows - d)])
+            for d, k in ends
+        ]  # fmt: skip
 
     def run(self) -> tuple[Tensor, Tensor]:
         """Density and bandwidth on the working grid, of the stiffness that was probed last (authors' code)."""
@@ -218,24 +234,21 @@ class Section:
         return torch.bmm(kernel.exp_(), self.mass)[:, :, 0]
 
     def _of_all_cells(self, w: Tensor) -> Tensor:
-        """The same by distance d, in cells: exp(-c (d + 1)^2) = exp(-c d^2) exp(-c (2 d + 1)), and so on.
-
-        The right half of the grid is computed as a left one of the mirrored unit: there only `d` rows at the start ever
-        have neighbours at large distances.
-        """
-        h, rows = self.mirrored, (self.n + 1) // 2
+        """The same by distance d, in cells: exp(-c (d + 1)^2) = exp(-c d^2) exp(-c (2 d + 1)), and so on."""
+        rows = len(self.sum)
         c = _mirrored(w.square().reciprocal_().mul_(self.step))[:rows]
-        shrink, y = torch.exp(-2 * c), h[:rows].clone()
-        for d in range(1, self.n):
-            k = min(rows, self.n - d)
+        torch.exp(-2 * c, out=self.shrink)
+        self.sum.copy_(self.mirrored[:rows])
+        for d, (value, ratio, shrink, near, right, rest, far, left) in enumerate(self.distances, start=1):
             if d % FRESH == 1:
-                value, ratio = torch.exp(c[:k] * -float(d * d)), torch.exp(c[:k] * -float(2 * d + 1))
-            y[:k].addcmul_(value[:k], h[d : d + k])
-            if d < rows:
-                y[d:].addcmul_(value[d:], h[: rows - d])
-            value[:k] *= ratio[:k]
-            ratio[:k] *= shrink[:k]
-        left, right = y.chunk(2, 1)
+                torch.exp(c[: len(value)] * -float(d * d), out=value)
+                torch.exp(c[: len(value)] * -float(2 * d + 1), out=ratio)
+            near.addcmul_(value, right)
+            if len(far):
+                far.addcmul_(rest, left)
+            value.mul_(ratio)
+            ratio.mul_(shrink)
+        left, right = self.sum.chunk(2, 1)
         return torch.cat([left, right[: self.n - rows].flip(0)]).T.contiguous()
 
     def bandwidths(self, stiffness: Tensor) -> Tensor:

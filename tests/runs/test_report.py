@@ -99,7 +99,7 @@ def test_publish(changeable: Compendium, record: Callable[[Path], Any]) -> None:
     assert [path.name for path in target.parent.iterdir()] == ["01_complete"]
 
 
-def test_publish_leaves_the_html_out_before_it_refuses(
+def test_publish_leaves_out_html_and_notebook_before_it_refuses(
     changeable: Compendium, tmp_path: Path, record: Callable[[Path], Any]
 ) -> None:
     source = changeable.path("default", "01_complete")
@@ -107,8 +107,12 @@ def test_publish_leaves_the_html_out_before_it_refuses(
     runs.publish(source, tmp_path / "target", limit=small)
     assert record(tmp_path / "target")["left_out"] == ["01_complete.html"]
     assert not (tmp_path / "target" / "01_complete.html").exists()
+    smaller = sum((source / name).stat().st_size for name in record(tmp_path / "target")["files"]) - 1
+    runs.publish(source, tmp_path / "target", limit=smaller)
+    assert record(tmp_path / "target")["left_out"] == ["01_complete.html", "01_complete.ipynb"]
+    assert (tmp_path / "target" / "figures" / "figure-3.png").exists()
     with pytest.raises(
-        PublishError, match=r"has 0\.0 MB, at most 0\.0 MB are committed\. Largest: 01_complete\.ipynb"
+        PublishError, match=r"has 0\.0 MB, at most 0\.0 MB are committed\. Largest: figures/figure-3\.png"
     ):
         runs.publish(source, tmp_path / "other", limit=1000)
     assert not (tmp_path / "other").exists()

@@ -22,9 +22,9 @@ def publish(
 ) -> Path:
     """Copy a complete result over `target_folder`, whole or not at all; returns the target.
 
-    The HTML is left out if the whole would pass `limit` bytes. With `tables_only` only the tables,
-    `claims.csv` and `run.json` go. What is left out is named in the copy's `run.json`. Raises PublishError
-    for a result that is damaged or still too large.
+    The HTML is left out if the whole would pass `limit` bytes, then the notebook too, so that tables and figures stay.
+    With `tables_only` only the tables, `claims.csv` and `run.json` go. What is left out is named in the copy's
+    `run.json`. Raises PublishError for a result that is damaged or still too large.
     """
     source, target = Path(result_folder), Path(target_folder)
     broken = freshness.damage(source) if source.is_dir() else "there is no such folder"
@@ -33,8 +33,9 @@ def publish(
         raise PublishError(f"{source} cannot be published: {broken}. Run the notebook first")
     sizes = {name: (source / name).stat().st_size for name in record["files"]}
     chosen = {name for name in sizes if not tables_only or name.startswith("tables/") or name == "claims.csv"}
-    if sum(sizes[name] for name in chosen) > limit:
-        chosen -= {name for name in chosen if name.endswith(".html")}
+    for kind in (".html", ".ipynb"):
+        if sum(sizes[name] for name in chosen) > limit:
+            chosen -= {name for name in chosen if name.endswith(kind)}
     total = sum(sizes[name] for name in chosen)
     if total > limit:
         largest = sorted(chosen, key=lambda name: -sizes[name])[:3]
