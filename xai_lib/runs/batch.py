@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+import psutil
+
 from xai_lib.errors import XaiError
 from xai_lib.runs import folders, freshness, notebook, progress
 from xai_lib.runs.freshness import State
@@ -23,6 +25,10 @@ from xai_lib.runs.project import Project, profile_parameters, select, write_whol
 
 PATIENCE = 3.5
 """Seconds the jobs get to end after a signal, so that all is over within five."""
+
+
+MEMORY = 5_000_000_000
+"""Bytes that are left to each notebook (our choice)."""
 
 
 class BatchError(XaiError):
@@ -76,12 +82,12 @@ def run(
     wanted: list[str],
     options: list[str],
     *,
-    jobs: int,
+    jobs: int | None,
     timeout: int | None,
     force: bool,
     stream: TextIO,
 ) -> Outcome:
-    """Run what is not complete, or all with `force`.
+    """Run what is not complete, or all with `force`; `jobs` None: as many at a time as the machine bears.
 
     Raises what `survey` raises before anything is touched, and HeldError while another batch runs.
     """
@@ -97,7 +103,14 @@ def run(
         stream.flush()
         for each in todo:
             _forget(project, profile, each.name, force)
-        return _run(project, profile, lock, todo, jobs, timeout, stream) if todo else Outcome(0, [])
+        return _run(project, profile, lock, todo, jobs or bearable(), timeout, stream) if todo else Outcome(0, [])
+
+
+def bearable() -> int:
+    """Notebooks that this machine bears at a time: two cores and `MEMORY` each, at least one (our choice)."""
+    from xai_lib.runs.record import cores
+
+    return max(1, min(cores() // 2, psutil.virtual_memory().available // MEMORY))
 
 
 def _forget(project: Project, profile: str, name: str, force: bool) -> None:

@@ -100,8 +100,13 @@ def run(
     profile: Profile = "default",
     parameters: Options = None,
     jobs: Annotated[
-        int, typer.Option(min=1, help="Notebooks at a time; each gets cores // jobs threads.")
-    ] = 1,
+        int | None,
+        typer.Option(
+            min=1,
+            show_default="what cores and memory bear",
+            help="Notebooks at a time; each gets cores // jobs threads.",
+        ),
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Run complete notebooks too, from the beginning.")
     ] = False,

@@ -61,8 +61,11 @@ class PrivateKernel(AsyncKernelManager):
 
     def measure(self) -> None:
         """Note the largest memory, in bytes, that the kernel and what it started have held: `peak`."""
-        with suppress(psutil.Error, AttributeError):
-            process = psutil.Process(self.provisioner.pid)
+        pid = getattr(self.provisioner, "pid", None)
+        if pid is None:
+            return
+        with suppress(psutil.Error):
+            process = psutil.Process(pid)
             held = sum(each.memory_info().rss for each in [process, *process.children(recursive=True)])
             self.peak = max(self.peak, held)
 
@@ -154,7 +157,7 @@ async def _run_cell(
             number, f"took longer than {client.timeout} s; allow more with --timeout"
         ) from error
     except DeadKernelError as error:
-        held, total = client.km.peak / 1e9, psutil.virtual_memory().total / 1e9
+        held, total = getattr(client.km, "peak", 0) / 1e9, psutil.virtual_memory().total / 1e9
         message = f"the kernel died (often: out of memory; it held up to {held:.1f} GB of {total:.0f})"
         raise CellFailure(number, message) from error
     except CellExecutionError as error:

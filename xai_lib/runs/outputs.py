@@ -33,7 +33,8 @@ class Printed:
         for line in lines:
             self._finish(self._line + line + "\n")
             self._line = ""
-        self._line = _shown(self._line + rest)
+        line = self._line + rest
+        self._line = _shown(line) + ("\r" if line.endswith("\r") else "")  # what comes next begins it anew
         if len(self._line) > TAIL:  # a line without end
             self._keep(self._line[:-TAIL])
             self._line = self._line[-TAIL:]
@@ -72,10 +73,12 @@ class BoundedClient(NotebookClient):
         super().__init__(*arguments, **more)
         self._printed: dict[str, tuple[NotebookNode, Printed]] = {}
 
-    async def async_execute_cell(self, cell: NotebookNode, cell_index: int, **more: Any) -> NotebookNode:
+    async def async_execute_cell(
+        self, cell: NotebookNode, cell_index: int, execution_count: int | None = None, store_history: bool = True
+    ) -> NotebookNode:
         self._printed = {}
         try:
-            return await super().async_execute_cell(cell, cell_index, **more)
+            return await super().async_execute_cell(cell, cell_index, execution_count, store_history)
         finally:
             for output, printed in self._printed.values():
                 output.text = printed.text
@@ -85,11 +88,13 @@ class BoundedClient(NotebookClient):
     ) -> NotebookNode | None:
         kind, content = msg["msg_type"], msg["content"]
         if kind == "stream":
-            return self._stream(outs, content["name"], content["text"], cell_index)
+            self._stream(outs, content["name"], content["text"], cell_index)
+            return None
         size = len(json.dumps(content.get("data", {}), default=str)) if kind != "error" else 0
         if size > LARGEST:
             note = f"[an output of {size / 1e6:.0f} MB is left out: at most {LARGEST / 1e6:.0f} MB are kept]\n"
-            return self._stream(outs, "stderr", note, cell_index)
+            self._stream(outs, "stderr", note, cell_index)
+            return None
         return super().output(outs, msg, display_id, cell_index)
 
     def _stream(self, outs: list[NotebookNode], name: str, text: str, cell_index: int) -> None:
@@ -97,9 +102,8 @@ class BoundedClient(NotebookClient):
             outs[:] = []
             self.clear_display_id_mapping(cell_index)
             self.clear_before_next_output = False
-        output, printed = self._printed.get(name, (None, Printed()))
-        if output is None or not any(output is each for each in outs):  # none yet, or cleared
-            output, printed = new_output("stream", name=name, text=""), Printed()
-            outs.append(output)
-            self._printed[name] = output, printed
-        printed.add(text)
+        known = self._printed.get(name)
+        if known is None or not any(known[0] is each for each in outs):  # none yet, or cleared
+            known = self._printed[name] = new_output("stream", name=name, text=""), Printed()
+            outs.append(known[0])
+        known[1].add(text)

@@ -5,6 +5,7 @@ the plan.
 """
 
 import asyncio
+import errno
 import logging
 import re
 import sys
@@ -67,6 +68,7 @@ def run(job: Job) -> None:
                 )
             )
         except CellFailure as failure:
+            folders.remove(job.working)  # first, as its files may be what filled the disk
             _keep_failed(job, ready, code, failure)
             raise
     job.say("running", cell=len(code), cells=len(code), heading="writing the result")
@@ -120,8 +122,9 @@ def main(arguments: list[str]) -> int:
     except CellFailure:
         job.say("failed")
         return 1
-    except Exception:
-        _keep_crash(job)
+    except Exception as error:
+        folders.remove(job.working)
+        _keep_crash(job, error)
         job.say("failed")
         return 1
     finally:
@@ -131,12 +134,15 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _keep_crash(job: Job) -> None:
+def _keep_crash(job: Job, error: Exception) -> None:
     """A fault outside of a cell, such as a full disk: its last line is the message, its trace the log."""
     failed = job.project.failed(job.profile, job.name)
     failed.mkdir(parents=True, exist_ok=True)
+    full = isinstance(error, OSError) and error.errno == errno.ENOSPC
+    hint = f"; free some space on the disk of {job.project.relative(job.result.parent)} and run again" if full else ""
     (failed / "log.txt").write_text(traceback.format_exc(), encoding="utf-8")
-    write_whole(failed / "failure.txt", f"{job.name}: {traceback.format_exc().strip().splitlines()[-1]}")
+    message = traceback.format_exc().strip().splitlines()[-1]
+    write_whole(failed / "failure.txt", f"{job.name}: {message}{hint}")
 
 
 if __name__ == "__main__":
