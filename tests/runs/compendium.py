@@ -45,12 +45,13 @@ class Compendium:
     package: Path
 
     def write(self, name: str, *cells: str) -> None:
-        """Write a notebook: `>code`, `@parameters`, anything else is Markdown."""
+        """Write a notebook: `>code`, `@parameters`, `%>code` that measures, anything else is Markdown."""
         made = []
         for cell in cells:
-            tags = {"tags": ["parameters"]} if cell[0] == "@" else {}
+            tags = [tag for mark, tag in (("@", "parameters"), ("%", "measure")) if cell.startswith(mark)]
+            code = cell.removeprefix("%")
             made.append(
-                v4.new_code_cell(cell[1:], metadata=tags) if cell[0] in "@>" else v4.new_markdown_cell(cell)
+                v4.new_code_cell(code[1:], metadata={"tags": tags}) if code[0] in "@>" else v4.new_markdown_cell(cell)
             )
         nbformat.write(v4.new_notebook(cells=made), self.root / "notebooks" / f"{name}.ipynb")
 

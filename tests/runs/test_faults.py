@@ -284,9 +284,9 @@ def test_kernels_started_together_do_not_meet(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("cores", "gigabytes", "jobs"), [(1, 64, 1), (2, 64, 1), (8, 64, 4), (8, 11, 2), (64, 2, 1)])
 def test_jobs_are_what_the_machine_bears(monkeypatch: pytest.MonkeyPatch, cores: int, gigabytes: int, jobs: int) -> None:
-    from xai_lib.runs import batch, record
+    from xai_lib.runs import batch, hardware
 
-    monkeypatch.setattr(record, "cores", lambda: cores)
+    monkeypatch.setattr(hardware, "cores", lambda: cores)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=gigabytes * 10**9))
     assert batch.bearable() == jobs
 

@@ -1,34 +1,25 @@
 """A batch: what is stale is worked out, written down as a plan, and run by Snakemake, one job a notebook."""
 
 import json
-import os
 import shutil
 import signal
-import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TextIO
 
 import psutil
 
 from xai_lib.errors import XaiError
-from xai_lib.runs import folders, freshness, notebook, progress
+from xai_lib.runs import engine, folders, freshness, hardware, notebook, progress, shards
 from xai_lib.runs.freshness import State
-from xai_lib.runs.lock import Lock, hold, is_held, kill, terminate
+from xai_lib.runs.lock import Lock, hold, is_held
 from xai_lib.runs.parameters import parse_options, read, resolve
 from xai_lib.runs.project import Project, profile_parameters, select, write_whole
 
-PATIENCE = 3.5
-"""Seconds the jobs get to end after a signal, so that all is over within five."""
-
-
 MEMORY = 5_000_000_000
 """Bytes that are left to each notebook (our choice)."""
+CLUSTER_JOBS, CLUSTER_THREADS = 100, 4
+"""Jobs at a time and threads of each on a cluster, where neither the command nor the executor's profile says it."""
 
 
 class BatchError(XaiError):
@@ -43,6 +34,21 @@ class Standing:
     parameters: dict[str, Any]
     hash: str
     state: State
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How notebooks are run: what does not change their results.
+
+    `jobs` None: as many at a time as the machine bears; `timeout`: seconds for each cell; `shards`: in how many jobs
+    the notebooks' long measurements are split; `executor`: Snakemake's name of what runs the jobs.
+    """
+
+    jobs: int | None = None
+    timeout: int | None = None
+    force: bool = False
+    shards: int = 1
+    executor: str = engine.LOCAL
 
 
 @dataclass(frozen=True)
@@ -81,43 +87,50 @@ def run(
     profile: str,
     wanted: list[str],
     options: list[str],
-    *,
-    jobs: int | None,
-    timeout: int | None,
-    force: bool,
+    manner: Manner,
     stream: TextIO,
 ) -> Outcome:
-    """Run what is not complete, or all with `force`; `jobs` None: as many at a time as the machine bears.
+    """Run what is not complete, or all where `manner` forces it.
 
     Raises what `survey` raises before anything is touched, and HeldError while another batch runs.
     """
     survey(project, profile, wanted, options)
+    engine.check(manner.executor)
     _prepare_folders(project, profile)
     with hold(project, profile) as lock:
         folders.heal(project.runs / profile)
         standings = survey(project, profile, wanted, options, held=False)
-        todo = [each for each in standings if force or each.state.kind != "complete"]
+        todo = [each for each in standings if manner.force or each.state.kind != "complete"]
         for each in standings:
             if each not in todo:
                 stream.write(f"{each.name}: complete, skipped ({each.state.detail})\n")
         stream.flush()
-        for each in todo:
-            _forget(project, profile, each.name, force)
-        return _run(project, profile, lock, todo, jobs or bearable(), timeout, stream) if todo else Outcome(0, [])
+        if not todo:
+            return Outcome(0, [])
+        plan = _plan(project, profile, todo, manner)
+        for name, entry in plan["notebooks"].items():
+            _forget(project, profile, name, entry, manner.force)
+        return _run(project, profile, lock, plan, stream)
 
 
 def bearable() -> int:
     """Notebooks that this machine bears at a time: two cores and `MEMORY` each, at least one (our choice)."""
-    from xai_lib.runs.record import cores
-
-    return max(1, min(cores() // 2, psutil.virtual_memory().available // MEMORY))
+    return max(1, min(hardware.cores() // 2, psutil.virtual_memory().available // MEMORY))
 
 
-def _forget(project: Project, profile: str, name: str, force: bool) -> None:
-    for ending in ("done", "progress"):
-        (project.state(profile) / f"{name}.{ending}").unlink(missing_ok=True)
+def _forget(project: Project, profile: str, name: str, entry: dict[str, Any], force: bool) -> None:
+    """Remove what earlier batches left to be read, except what shards have measured and is still right."""
+    state, units = project.state(profile), project.units(profile, name)
     if force:
-        folders.remove(project.units(profile, name))
+        folders.remove(units)
+    shards_now = [name + shard.suffix for shard in shards.all_of(entry["shards"])]
+    for path in (*state.glob(f"{name}.*"), *state.glob(f"{name}.shard-*")):
+        label = path.name.removesuffix(path.suffix)
+        kept = units.is_dir() and label in shards_now and shards.is_measured(path, entry["key"], project.root)
+        if path.suffix in (".done", ".progress") and not kept:
+            path.unlink(missing_ok=True)
+    for path in project.failed(profile, name).parent.glob(f"{name}.shard-*"):
+        folders.remove(path)
 
 
 def _prepare_folders(project: Project, profile: str) -> None:
@@ -131,23 +144,20 @@ def _prepare_folders(project: Project, profile: str) -> None:
             raise BatchError(f"the folder for the results cannot be made: {error}") from error
 
 
-def _run(
-    project: Project,
-    profile: str,
-    lock: Lock,
-    todo: list[Standing],
-    jobs: int,
-    timeout: int | None,
-    stream: TextIO,
-) -> Outcome:
+def _run(project: Project, profile: str, lock: Lock, plan: dict[str, Any], stream: TextIO) -> Outcome:
     state = project.state(profile)
-    jobs = min(jobs, len(todo))
-    with _sockets() as sockets:
-        plan = _plan(project, profile, todo, jobs, timeout, sockets)
+    labels = [
+        name + suffix
+        for name, entry in plan["notebooks"].items()
+        for suffix in (*(shard.suffix for shard in shards.all_of(entry["shards"])), "")
+        if not (state / f"{name}{suffix}.done").exists()
+    ]
+    with engine.sockets() as folder:
+        plan["sockets"] = str(folder)
         write_whole(state / "plan.json", json.dumps(plan, indent=1))
-        lines = progress.Progress([each.name for each in todo], state, stream)
+        lines = progress.Progress(labels, state, stream)
         try:
-            code = _drive(project, state, lock, plan, jobs, lines)
+            code = engine.drive(project, state, lock, plan, lines)
         finally:
             folders.heal(project.runs / profile)
     if code >= 128:
@@ -158,125 +168,58 @@ def _run(
                 "The same command goes on from here"
             ],
         )
-    ended = {each.name: progress.read(state, each.name).get("state", "") for each in todo}
-    failures = [_failure(project, profile, name, how) for name, how in ended.items() if how != "complete"]
+    ended = {label: progress.read(state, label).get("state", "") for label in labels}
+    failures = [
+        message
+        for label, how in ended.items()
+        if how != "complete" and (message := _failure(project, profile, label, how, ended))
+    ]
     return Outcome(1 if failures else 0, failures)
 
 
-def _plan(
-    project: Project, profile: str, todo: list[Standing], jobs: int, timeout: int | None, sockets: Path
-) -> dict[str, Any]:
-    from xai_lib.runs.record import cores
-
+def _plan(project: Project, profile: str, todo: list[Standing], manner: Manner) -> dict[str, Any]:
+    counts = {
+        each.name: manner.shards if shards.can_split(notebook.load(project.notebook(each.name))) else 1
+        for each in todo
+    }
     entries = {
         each.name: {
             "parameters": each.parameters,
             "key": freshness.key(each.hash, freshness.package_hash(), each.parameters),
+            "shards": counts[each.name],
         }
         for each in todo
     }
+    here = manner.executor == engine.LOCAL
+    jobs = manner.jobs or (bearable() if here else CLUSTER_JOBS)
+    jobs = min(jobs, sum(counts.values()))
     return {
         "plan": str(project.state(profile) / "plan.json"),
         "root": str(project.root),
         "profile": profile,
         "python": sys.executable,
-        "threads": max(1, cores() // jobs),
-        "timeout": timeout,
-        "sockets": str(sockets),
+        "executor": manner.executor,
+        "jobs": jobs,
+        "threads": max(1, hardware.cores() // jobs) if here else CLUSTER_THREADS,
+        "timeout": manner.timeout,
         "notebooks": entries,
     }
 
 
-@contextmanager
-def _sockets() -> Iterator[Path]:
-    """A private folder with a short path: sockets allow a hundred bytes, a user's TMPDIR may have more."""
-    short = "/tmp" if os.access("/tmp", os.W_OK) else None
-    folder = Path(tempfile.mkdtemp(prefix="xai-", dir=short))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _drive(
-    project: Project, state: Path, lock: Lock, plan: dict[str, Any], jobs: int, lines: progress.Progress
-) -> int:
-    """Run Snakemake in a group of its own, showing progress; its exit code, or 128 + the signal that came."""
-    command = [
-        sys.executable,
-        "-m",
-        "snakemake",
-        "--snakefile",
-        str(project.runs / "Snakefile"),
-        "--directory",
-        str(state),
-        "--configfile",
-        plan["plan"],
-        "--cores",
-        str(jobs * plan["threads"]),
-        "--keep-going",
-        "--nolock",
-        "--rerun-incomplete",
-        "--scheduler",
-        "greedy",
-    ]
-    package = str(Path(__file__).resolve().parents[2])
-    paths = [package, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-    with (state / "snakemake.log").open("wb") as log, _signals() as came:
-        engine = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
-        )
-        lock.write(
-            pid=os.getpid(),
-            since=plan.setdefault("since", time.strftime("%Y-%m-%d %H:%M:%S")),
-            group=engine.pid,
-            sockets=plan["sockets"],
-        )
-        try:
-            while engine.poll() is None and not came:
-                lines.show()
-                time.sleep(0.1)
-            lines.show()
-        finally:
-            if engine.poll() is None:
-                came.group = engine.pid
-                terminate(engine.pid, PATIENCE)
-            engine.wait()
-    return 128 + came[0] if came else engine.returncode
-
-
-class _Came(list[int]):
-    """The signals that came; from the second on the group is killed at once."""
-
-    group: int = 0
-
-    def note(self, number: int, _frame: Any) -> None:
-        self.append(number)
-        if len(self) > 1 and self.group:
-            kill(self.group)
-
-
-@contextmanager
-def _signals() -> Iterator[_Came]:
-    """Note SIGINT and SIGTERM, also where a shell had SIGINT ignored; and a hang-up, unless ignored."""
-    came = _Came()
-    numbers = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        numbers.append(signal.SIGHUP)
-    before = {number: signal.signal(number, came.note) for number in numbers}
-    try:
-        yield came
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _failure(project: Project, profile: str, name: str, how: str) -> str:
-    failed = project.failed(profile, name)
+def _failure(project: Project, profile: str, label: str, how: str, ended: dict[str, str]) -> str:
+    """What is told of a job that is not complete, and kept for `xai status`; nothing where its shards tell it."""
+    failed = project.failed(profile, label)
     log = failed / "log.txt"
+    broken = [each for each in ended if each.startswith(f"{label}.shard-") and ended[each] != "complete"]
+    if not how and broken:
+        first = freshness.read_failure(project, profile, broken[0])
+        rest = f" (and {len(broken) - 1} more of its shards)" if len(broken) > 1 else ""
+        folders.remove(failed)
+        shutil.copytree(project.failed(profile, broken[0]), failed)
+        write_whole(failed / "failure.txt", f"{first}{rest}; the same command runs what is missing")
+        return ""
     if how != "failed":  # the job was killed before it could say anything
         log = project.state(profile) / "snakemake.log"
         cause = "was killed (often: out of memory)" if how == "running" else "did not start"
-        write_whole(failed / "failure.txt", f"{name}: its job {cause}")
-    return f"{freshness.read_failure(project, profile, name)}\n  log: {project.relative(log)}"
+        write_whole(failed / "failure.txt", f"{label}: its job {cause}")
+    return f"{freshness.read_failure(project, profile, label)}\n  log: {project.relative(log)}"

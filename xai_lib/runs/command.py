@@ -113,6 +113,12 @@ def run(
     timeout: Annotated[
         int | None, typer.Option(min=1, metavar="SECONDS", help="Limit for each cell.")
     ] = None,
+    shards: Annotated[
+        int, typer.Option(min=1, help="Split each notebook's long measurements in so many jobs.")
+    ] = 1,
+    executor: Annotated[
+        str, typer.Option(help="What runs the jobs: local, slurm, or another executor of Snakemake.")
+    ] = "local",
 ) -> None:
     """Run every notebook that is not complete: new, changed, damaged or failed. Complete ones are skipped.
 
@@ -126,10 +132,8 @@ def run(
         profile,
         notebooks or [],
         parameters or [],
-        jobs=jobs,
-        timeout=timeout,
-        force=force,
-        stream=sys.stdout,
+        batch.Manner(jobs, timeout, force, shards, executor),
+        sys.stdout,
     )
     for failure in outcome.failures:
         typer.echo(failure, err=True)

@@ -18,6 +18,8 @@ from xai_lib.errors import XaiError
 
 OUTPUT = "output_dir"
 """Set by the runner to the folder a run writes into; not for users."""
+TAG = "parameters"
+"""Tag of the cell that holds them, as papermill has it."""
 
 _PLAIN: dict[str, type] = {"int": int, "float": float, "str": str, "bool": bool, "dict": dict}
 
@@ -44,7 +46,7 @@ def read(notebook: dict[str, Any], name: str) -> dict[str, Parameter]:
     tagged = [
         cell
         for cell in notebook["cells"]
-        if cell["cell_type"] == "code" and "parameters" in cell["metadata"].get("tags", [])
+        if cell["cell_type"] == "code" and TAG in cell["metadata"].get("tags", [])
     ]
     if len(tagged) != 1:
         found = "none is" if not tagged else f"{len(tagged)} are"

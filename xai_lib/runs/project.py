@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,6 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 def write_whole(path: Path, text: str) -> None:
     """Write a small file so that a reader sees the old or the new content, never half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")  # a cluster has pids twice
     part.write_text(text, encoding="utf-8")
     part.replace(path)

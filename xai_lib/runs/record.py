@@ -15,7 +15,7 @@ from typing import Any
 import nbformat
 from nbformat import NotebookNode
 
-from xai_lib.runs import folders, freshness, notebook
+from xai_lib.runs import folders, freshness, hardware, notebook
 from xai_lib.runs.job import Job
 from xai_lib.runs.results import CLAIM_COLUMNS, MANIFEST
 
@@ -26,19 +26,20 @@ _NOTHING: dict[str, Any] = {
     "not_shown": [],
     "inputs": [],
     "record": {},
+    "units": {"kept": 0, "measured": 0},
 }
 
 
 def complete(job: Job, executed: NotebookNode, seconds: list[float]) -> None:
     """Write what makes the working folder a result; `run.json`, with the others' sha256, comes last."""
     _write_notebook(job, executed)
-    manifest = job.working / MANIFEST
-    handed = json.loads(manifest.read_text(encoding="utf-8")) if manifest.exists() else {**_NOTHING}
-    manifest.unlink(missing_ok=True)
+    handed = handed_over(job.working)
+    (job.working / MANIFEST).unlink(missing_ok=True)
     gpu = handed.pop("gpu", None)
     _write_claims(job.working / "claims.csv", handed["claims"])
     hashes = {"notebook": notebook.content_hash(job.source), "package": job.package}
     hashes["key"] = freshness.key(hashes["notebook"], hashes["package"], job.parameters)
+    units = handed.pop("units")
     content = {
         "notebook": job.name,
         "profile": job.profile,
@@ -47,14 +48,21 @@ def complete(job: Job, executed: NotebookNode, seconds: list[float]) -> None:
         "seconds": round(time.time() - job.began, 1),
         "cell_seconds": seconds,
         "parameters": job.parameters,
+        "units": units,
         "seeds": {name: value for name, value in job.parameters.items() if name.startswith("seed")},
         "versions": _versions(),
-        "hardware": {**_hardware(), "threads": job.threads, "gpu": gpu},
+        "hardware": {**hardware.describe(), "threads": job.threads, "gpu": gpu},
         "hashes": hashes,
         "results": json.loads(neutral(json.dumps(handed), job.project.root)),
         "files": folders.files(job.working),
     }
     (job.working / freshness.RECORD).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def handed_over(working: Path) -> dict[str, Any]:
+    """What the notebook has handed over through `Results`, by kind."""
+    path = working / MANIFEST
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {**_NOTHING}
 
 
 def _write_notebook(job: Job, executed: NotebookNode) -> None:
@@ -114,20 +122,3 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def _hardware() -> dict[str, Any]:
-    return {"system": platform.system(), "machine": platform.machine(), "cpu": _cpu(), "cores": cores()}
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
-def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

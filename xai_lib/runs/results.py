@@ -6,9 +6,9 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from xai_lib.errors import XaiError
 from xai_lib.runs.inputs import portable, sha256
@@ -22,6 +22,7 @@ MANIFEST = "manifest.json"
 """What was handed over so far, in the folder of a run; the runner moves it into `run.json`."""
 CLAIM_COLUMNS = ["name", "paper", "ours", "holds", "label"]
 DPI = 150
+T = TypeVar("T")
 LABELS = ("reproduced", "replicated", "")
 VERDICTS = {True: "holds", False: "does not hold", None: "cannot be said"}
 
@@ -47,6 +48,7 @@ class Results:
             "not_shown": [],
             "inputs": [],
             "record": {},
+            "units": {"kept": 0, "measured": 0},
             "gpu": None,
         }
         if self.folder:
@@ -172,11 +174,24 @@ class Results:
         said = _json([key, os.environ.get("XAI_RUN_PACKAGE"), self._held["inputs"]], "the key of a unit")
         path = Path(folder) / f"{hashlib.sha256(said.encode()).hexdigest()}.json" if folder else None
         if path and path.is_file():
+            self._held["units"]["kept"] += 1
             return json.loads(path.read_text(encoding="utf-8"))
         text = _json(compute(), f"the unit {key}")
+        self._held["units"]["measured"] += 1
+        if path and path.is_file():  # measured by another job in the meantime: all go on with the same value
+            return json.loads(path.read_text(encoding="utf-8"))
         if path:
             write_whole(path, text)
         return json.loads(text)
+
+    def share(self, items: Iterable[T]) -> list[T]:
+        """Those of `items` that are to be measured here: all, or every N-th where this is one of N shards.
+
+        For cells tagged `measure` (see `xai_lib.runs.shards`). Share one list a notebook, of what is dear to measure,
+        such as pairs of network and photograph, and measure the units of each item in one shard.
+        """
+        number, _, count = os.environ.get("XAI_RUN_SHARD", "1/1").partition("/")
+        return list(items)[int(number) - 1 :: int(count)]
 
     def _check(self, kind: str, name: str, caption: str) -> None:
         _check_name(name)

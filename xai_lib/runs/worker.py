@@ -1,7 +1,7 @@
 """One job of the batch: run one notebook of a plan, and put its result in place only if it is complete.
 
-Called as `python -m xai_lib.runs.worker PLAN NOTEBOOK THREADS`; says how it stands in a small file beside
-the plan.
+Called as `python -m xai_lib.runs.worker PLAN NOTEBOOK THREADS [NUMBER/COUNT]`; says how it stands in a small file
+beside the plan. With NUMBER/COUNT it runs that shard alone and leaves a stamp in place of a result.
 """
 
 import asyncio
@@ -9,25 +9,37 @@ import errno
 import logging
 import re
 import sys
+import threading
 import time
 import traceback
 from pathlib import Path
 
-import nbformat
-from nbformat import NotebookNode
-from papermill.parameterize import parameterize_notebook
+sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]  # nbformat's schema asks for it: 0.5 s
 
-from xai_lib.runs import folders, notebook, record
-from xai_lib.runs.job import Job, read_job
-from xai_lib.runs.kernel import INJECTED, CellFailure, PrivateKernel, Stopped, run_cells
-from xai_lib.runs.parameters import OUTPUT
-from xai_lib.runs.project import write_whole
+import nbformat  # noqa: E402
+from nbformat import NotebookNode  # noqa: E402
+
+from xai_lib.runs import folders, notebook, record, shards  # noqa: E402
+from xai_lib.runs.job import Job, read_job  # noqa: E402
+from xai_lib.runs.kernel import INJECTED, CellFailure, PrivateKernel, Stopped, run_cells  # noqa: E402
+from xai_lib.runs.parameters import OUTPUT  # noqa: E402
+from xai_lib.runs.parameters import TAG as PARAMETERS  # noqa: E402
+from xai_lib.runs.project import write_whole  # noqa: E402
 
 
 def prepare(job: Job) -> NotebookNode:
-    """The notebook with its parameters injected; `output_dir` is relative to the kernel's folder."""
+    """The notebook, or what a shard runs of it, with its parameters injected; `output_dir` is relative to the kernel's folder."""
+    from papermill.parameterize import parameterize_notebook
+
     source = nbformat.from_dict(job.source)
     source.metadata.papermill = {}
+    if job.shard:
+        kept = shards.needed(source.cells)
+        source.cells = [
+            cell
+            for index, cell in enumerate(source.cells)
+            if cell.cell_type != "code" or index in kept or PARAMETERS in cell.metadata.get("tags", [])
+        ]
     for cell in source.cells:
         cell.metadata.setdefault("tags", [])
     values = {**job.parameters, OUTPUT: job.project.relative(job.working)}
@@ -40,7 +52,7 @@ def prepare(job: Job) -> NotebookNode:
 
 
 def run(job: Job) -> None:
-    """Run the notebook beside its result and swap the new result in. Raises CellFailure or Stopped."""
+    """Run the notebook beside its result, and put away what it gave. Raises CellFailure or Stopped."""
     ready = prepare(job)
     code = [
         index
@@ -71,30 +83,35 @@ def run(job: Job) -> None:
             folders.remove(job.working)  # first, as its files may be what filled the disk
             _keep_failed(job, ready, code, failure)
             raise
-    job.say("running", cell=len(code), cells=len(code), heading="writing the result")
-    record.complete(job, ready, seconds)
-    folders.swap(job.working, job.result)
-    folders.remove(job.project.failed(job.profile, job.name))
-    folders.remove(job.project.units(job.profile, job.name))
+    if job.shard:
+        declared = record.handed_over(job.working)["inputs"]
+        shards.write_stamp(job.project.state(job.profile) / f"{job.label}.done", job.key, declared)
+    else:
+        job.say("running", cell=len(code), cells=len(code), heading="writing the result")
+        record.complete(job, ready, seconds)
+        folders.swap(job.working, job.result)
+        folders.remove(job.project.units(job.profile, job.name))
+    folders.remove(job.failed)
 
 
 def explain(job: Job, ready: NotebookNode, code: list[int], failure: CellFailure) -> str:
     """The failure in one line: notebook, cell, heading, cause."""
+    name = f"{job.name}: {job.shard}" if job.shard else job.name
     if not failure.cell:
         said = job.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        return f"{job.name}: {failure}" + (f" ({said[-1]})" if said else "")
+        return f"{name}: {failure}" + (f" ({said[-1]})" if said else "")
     heading = notebook.heading_above(ready.cells, code[failure.cell - 1])
     place = f"cell {failure.cell} of {len(code)}" + (f' under "{heading}"' if heading else "")
     cause = str(failure).strip()
     if cause == "left the notebook":
         rest = len(code) - failure.cell
-        return f"{job.name}: {place}: cell {failure.cell} left the notebook, {rest} cells did not run"
-    return f"{job.name}: {place}: {cause.splitlines()[-1]}"
+        return f"{name}: {place}: cell {failure.cell} left the notebook, {rest} cells did not run"
+    return f"{name}: {place}: {cause.splitlines()[-1]}"
 
 
 def _keep_failed(job: Job, ready: NotebookNode, code: list[int], failure: CellFailure) -> None:
     """Keep the notebook and the log of a failed run, beside the result that stays."""
-    failed = job.project.failed(job.profile, job.name)
+    failed = job.failed
     folders.remove(failed)
     failed.mkdir(parents=True)
     (failed / f"{job.name}.ipynb").write_text(nbformat.writes(ready) + "\n", encoding="utf-8")
@@ -109,8 +126,10 @@ def _keep_failed(job: Job, ready: NotebookNode, code: list[int], failure: CellFa
 
 def main(arguments: list[str]) -> int:
     """0 complete, 1 failed, else 128 + signal."""
+    threading.Thread(target=_import_what_comes_last, daemon=True).start()  # while the kernel starts
     plan_path, name, threads = Path(arguments[0]), arguments[1], int(arguments[2])
-    job = read_job(plan_path, name, threads)
+    number, _, count = arguments[3].partition("/") if len(arguments) > 3 else ("", "", "")
+    job = read_job(plan_path, name, threads, shards.Shard(int(number), int(count)) if count else None)
     job.log.unlink(missing_ok=True)
     logging.disable(logging.CRITICAL)  # the log is the kernel's; failures are told in our own words
     job.say("running", cell=0, cells=0, heading="starting the kernel")
@@ -136,13 +155,17 @@ def main(arguments: list[str]) -> int:
 
 def _keep_crash(job: Job, error: Exception) -> None:
     """A fault outside of a cell, such as a full disk: its last line is the message, its trace the log."""
-    failed = job.project.failed(job.profile, job.name)
+    failed = job.failed
     failed.mkdir(parents=True, exist_ok=True)
     full = isinstance(error, OSError) and error.errno == errno.ENOSPC
     hint = f"; free some space on the disk of {job.project.relative(job.result.parent)} and run again" if full else ""
     (failed / "log.txt").write_text(traceback.format_exc(), encoding="utf-8")
     message = traceback.format_exc().strip().splitlines()[-1]
     write_whole(failed / "failure.txt", f"{job.name}: {message}{hint}")
+
+
+def _import_what_comes_last() -> None:
+    import nbconvert  # noqa: F401
 
 
 if __name__ == "__main__":
