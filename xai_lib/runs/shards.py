@@ -159,8 +159,8 @@ def _changed(statement: ast.stmt) -> Iterator[str]:
 
 
 def _root(node: ast.expr) -> Iterator[str]:
-    """`x` of `x.y[z].append`."""
-    while isinstance(node, ast.Subscript | ast.Attribute | ast.Call):
-        node = node.func if isinstance(node, ast.Call) else node.value
+    """`x` of `x.y[z].append`; nothing of `f(x).append`, which changes what `f` made."""
+    while isinstance(node, ast.Subscript | ast.Attribute):
+        node = node.value
     if isinstance(node, ast.Name):
         yield node.id
