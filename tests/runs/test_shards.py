@@ -152,7 +152,7 @@ def test_shares_are_disjoint_and_whole(monkeypatch: pytest.MonkeyPatch) -> None:
         for number in range(1, count + 1):
             monkeypatch.setenv(shards.VARIABLE, f"{number}/{count}")
             parts.append(Results().share(iter(items)))
-        assert sorted(sum(parts, [])) == sorted(items) and max(map(len, parts)) - min(map(len, parts)) <= 1
+        assert sorted(item for part in parts for item in part) == sorted(items) and max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
 def test_a_stamp_counts_for_its_key_and_inputs(tmp_path: Path) -> None:
