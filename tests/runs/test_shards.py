@@ -49,7 +49,8 @@ def test_the_result_is_the_same_with_any_number_of_shards(measuring: Compendium,
         assert computed(measuring) == list(range(11))
         run = record(folder)
         assert run["units"] == ({"kept": 22, "measured": 0} if count > 1 else {"kept": 0, "measured": 22})
-        results.append(((folder / "tables" / "table-1.csv").read_bytes(), run["results"]["record"], run["results"]["inputs"]))
+        handed = run["results"]
+        results.append(((folder / "tables" / "table-1.csv").read_bytes(), handed["record"], handed["inputs"]))
         assert not measuring.path("default", ".units", "01_m").exists()
         left = {path.name for path in measuring.path("default").rglob("*") if path.is_file()}
         assert left == {"01_m.ipynb", "01_m.html", "claims.csv", "run.json", "table-1.csv", "index.html"}
@@ -152,7 +153,8 @@ def test_shares_are_disjoint_and_whole(monkeypatch: pytest.MonkeyPatch) -> None:
         for number in range(1, count + 1):
             monkeypatch.setenv(shards.VARIABLE, f"{number}/{count}")
             parts.append(Results().share(iter(items)))
-        assert sorted(item for part in parts for item in part) == sorted(items) and max(map(len, parts)) - min(map(len, parts)) <= 1
+        assert sorted(item for part in parts for item in part) == sorted(items)
+        assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
 def test_a_stamp_counts_for_its_key_and_inputs(tmp_path: Path) -> None:

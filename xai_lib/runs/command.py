@@ -157,12 +157,30 @@ def status(
 
 
 @app.command("report")
-def write_report(context: typer.Context, profile: Profile = "default") -> None:
+def write_report(
+    context: typer.Context,
+    notebooks: Annotated[
+        list[str] | None, typer.Argument(metavar="[NOTEBOOK]...", show_default=False, help="With --check: these alone.")
+    ] = None,
+    profile: Profile = "default",
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="Compare the tables with the committed reference; 1 if a number moved too far."),
+    ] = False,
+) -> None:
     """Write papermill_runs/PROFILE/index.html: claims, figures, tables, times of every notebook."""
-    from xai_lib.runs import report
+    from xai_lib.runs import comparison, report
 
     project = projects.find(context.obj)
     typer.echo(project.relative(report.write(project, profile)))
+    if not check:
+        return
+    found = {name: comparison.compare(project, profile, name) for name in projects.select(project, notebooks or [])}
+    for name, compared in found.items():
+        said = comparison.lines(name, compared) if compared else [f"{name}  no reference of profile '{profile}'"]
+        typer.echo("\n".join(said))
+    if any(compared.moved for compared in found.values() if compared) or not any(found.values()):
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -1,4 +1,8 @@
-"""Snakemake, which runs the jobs of a plan: started, watched, and ended by a signal with all that it started."""
+"""Snakemake, which runs the jobs of a plan: started, watched, and ended by a signal with all that it started.
+
+Run as a module this is Snakemake's own command, except that it leaves at once when all is done: Snakemake would wait
+for a timer of its rate limiter, a second long.
+"""
 
 import os
 import shutil
@@ -59,7 +63,7 @@ def _command(project: Project, state: Path, plan: dict[str, Any]) -> list[str]:
     command = [
         sys.executable,
         "-m",
-        "snakemake",
+        "xai_lib.runs.engine",
         "--snakefile",
         str(project.runs / "Snakefile"),
         "--directory",
@@ -145,3 +149,20 @@ def _signals() -> Iterator[_Came]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def main() -> None:
+    from snakemake.cli import main as snakemake
+
+    code: Any = 1
+    try:
+        snakemake()
+    except SystemExit as end:
+        code = end.code
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -15,7 +15,7 @@ from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 from jupyter_core.utils import ensure_async
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
-from nbformat import NotebookNode
+from nbformat import NotebookNode, v4
 
 from xai_lib.errors import XaiError
 from xai_lib.runs.outputs import BoundedClient
@@ -78,7 +78,7 @@ class PrivateKernel(AsyncKernelManager):
 
 
 async def run_cells(
-    notebook: NotebookNode,
+    prepare: Callable[[], NotebookNode],
     kernel: PrivateKernel,
     *,
     folder: Path,
@@ -89,15 +89,17 @@ async def run_cells(
 ) -> list[float]:
     """Run every code cell in a fresh kernel whose working directory is `folder`; seconds of each.
 
-    The outputs go into `notebook`. `started(cell)` is called as a code cell begins, counted from 1. The
+    `prepare` gives the notebook, while the kernel starts; the outputs go into it.
+    `started(cell)` is called as a code cell begins, counted from 1. The
     kernel's own words go to `log`. Raises CellFailure at the first cell that does not complete, Stopped
     after a signal.
     """
-    client = BoundedClient(notebook, km=kernel, timeout=timeout, startup_timeout=START_TIMEOUT)
+    client = BoundedClient(v4.new_notebook(), km=kernel, timeout=timeout, startup_timeout=START_TIMEOUT)
     watching = asyncio.create_task(_watch(kernel))
     with _stopping() as stopped:
         try:
-            return await _run_cells(client, started, cwd=str(folder), env=environment, stdout=log, stderr=log)
+            start = {"cwd": str(folder), "env": environment, "stdout": log, "stderr": log}
+            return await _run_cells(client, prepare, started, start)
         except BaseException:
             if not stopped:
                 raise
@@ -129,9 +131,15 @@ def _stopping() -> Iterator[list[int]]:
     yield stopped  # the handlers stay until the loop ends: a second signal must not cut the cleaning short
 
 
-async def _run_cells(client: BoundedClient, started: Callable[[int], None], **start: Any) -> list[float]:
+async def _run_cells(
+    client: BoundedClient,
+    prepare: Callable[[], NotebookNode],
+    started: Callable[[int], None],
+    start: dict[str, Any],
+) -> list[float]:
     try:
         await client.async_start_new_kernel(**start)
+        client.nb = prepare()
         await client.async_start_new_kernel_client()
     except RuntimeError as error:
         raise CellFailure(0, f"the kernel did not start: {error}") from error

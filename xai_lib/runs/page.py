@@ -23,13 +23,27 @@ var(--line); }
 th { color: var(--soft); font-weight: 600; border-top: 0; } .data { width: auto; } .data td, .data th {
 white-space: nowrap; }
 .data td { font-variant-numeric: tabular-nums; }
-.figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 17rem), 1fr)); gap:
-1rem; }
+.figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 25rem), 1fr)); gap:
+1.4rem 1rem; }
 figure { margin: 0; } figcaption { font-size: .88rem; margin-top: .3rem; } caption { text-align: left; }
-figure img { width: 100%; height: 12rem; object-fit: contain; background: #fff; border: 1px solid var(--line);
+figure img { width: 100%; max-height: 26rem; object-fit: contain; background: #fff; border: 1px solid var(--line);
   border-radius: .4rem; padding: .3rem; }
+.error { border-left: .25rem solid var(--bad); padding: .1rem .8rem; overflow-wrap: anywhere; }
 details { margin-top: .6rem; } summary { cursor: pointer; color: var(--soft); } code { font-size: .88em; }
-pre { overflow-x: auto; white-space: pre-wrap; font-size: .85rem; }
+pre { overflow-x: auto; white-space: pre-wrap; overflow-wrap: anywhere; font-size: .85rem; }
+@media (max-width: 40rem) {
+  section { padding: .8rem; margin: 0 -.5rem 1rem; }
+  .claims tr { display: block; border-top: 1px solid var(--line); padding: .5rem 0; }
+  .claims tr:first-child { display: none; } .claims td { display: block; border: 0; padding: .1rem 0; }
+  .claims td[data-label]::before { content: attr(data-label) " "; color: var(--soft); font-weight: 600; }
+  .claims td br { display: none; } .claims td .soft::before { content: ", "; } }
+@media print {
+  :root { color-scheme: light; } body { background: #fff; font-size: 10.5pt; }
+  main, header, footer { max-width: none; padding: 0; } section { border: 0; padding: 0; break-before: page; }
+  figure, tr, h3 { break-inside: avoid; } h3 { break-after: avoid; } a { color: inherit; text-decoration: none; }
+  .figures { grid-template-columns: 1fr 1fr; } .wide { overflow: visible; }
+  .data td, .data th { white-space: normal; font-size: 8pt; padding-right: .35rem; }
+  details::details-content { content-visibility: visible; block-size: auto; } summary { list-style: none; } }
 """
 
 TEMPLATE = """<!DOCTYPE html>
@@ -50,18 +64,24 @@ initial-scale=1">
 <section id="{{ entry.name }}"><h2>{{ entry.title }}</h2>
 {% if entry.paper %}<p class="soft">{{ entry.paper }}</p>{% endif %}
 <p><span class="state {{ tones[entry.state.kind] }}">{{ entry.state.kind }}</span>
-{% if entry.state.detail %}<span class="soft">{{ entry.state.detail }}</span>{% endif %}</p>
-{% if entry.log %}<p><a href="{{ entry.log|path }}">log of the failed run</a>,
-<a href="{{ entry.failed_notebook|path }}">its notebook</a></p>{% endif %}
-{% if not run %}<p>There is no result to show: <code>xai run {{ entry.name }}</code> makes one.</p>{% else %}
+{% if entry.state.detail and not entry.error %}<span class="soft">{{ entry.state.detail }}</span>{% endif %}</p>
+{% if entry.error %}<div class="error"><p><strong>The last run failed.</strong> {{ entry.error }}</p>
+{% if entry.log_end %}<details><summary>end of its log</summary><pre>{{ entry.log_end }}</pre></details>{% endif %}
+{% if entry.log %}<p><a href="{{ entry.log|path }}">whole log</a>{% endif %}
+{%- if entry.failed_notebook %}, <a href="{{ entry.failed_notebook|path }}">its notebook</a>{% endif %}</p>
+{% if run %}<p>What follows is the previous complete result.</p>{% endif %}</div>{% endif %}
+{% if not run %}<p>There is no result to show:
+<code>xai run {{ entry.name }} --profile {{ profile }}</code> makes one.</p>{% else %}
 <p>{% if entry.html %}<a href="{{ entry.html|path }}">Read the executed notebook</a> &middot; {% endif %}
 {% if entry.ipynb %}<a href="{{ entry.ipynb|path }}">notebook file</a> &middot; {% endif %}
 {{ run.seconds|clock }} on {{ run.hardware.cpu }}, {{ run.hardware.threads }}
 thread{{ '' if run.hardware.threads == 1 else 's' }}{% if run.hardware.gpu %}, {{ run.hardware.gpu }}{%
-endif %}</p>
-{% if run.results.claims %}<h3>Claims</h3><div class="wide"><table>
+endif %}{% if run.units and run.units.kept %}; {{ run.units.kept }} of {{ run.units.kept + run.units.measured }}
+measurements were made before, by shards or by a run that was cut short{% endif %}</p>
+{% if run.results.claims %}<h3>Claims</h3><div class="wide"><table class="claims">
 <tr><th>Paper says</th><th>We measured</th><th>Verdict</th></tr>
-{% for claim in run.results.claims %}<tr><td>{{ claim.paper }}</td><td>{{ claim.ours }}</td>
+{% for claim in run.results.claims %}<tr><td data-label="Paper says:">{{ claim.paper }}</td>
+<td data-label="We measured:">{{ claim.ours }}</td>
 <td class="{{ claim_tones[claim.holds] }}">{{ verdicts[claim.holds] }}
 {%- if claim.label %}<br><span class="soft">{{ claim.label }}</span>{% endif %}</td></tr>{% endfor
 %}</table></div>{% endif %}

@@ -19,6 +19,8 @@ from xai_lib.runs.results import VERDICTS
 
 ROWS = 8
 """Rows of a table that the page shows; the link leads to all."""
+LOG_LINES = 25
+"""Lines of a failed run's log that the page shows."""
 _TONES = {
     "complete": "good",
     "failed": "bad",
@@ -76,10 +78,19 @@ def _entry(project: Project, profile: str, name: str) -> dict[str, Any]:
         "record": record,
         "html": f"{name}/{name}.html" if (folder / f"{name}.html").exists() else "",
         "ipynb": f"{name}/{name}.ipynb" if (folder / f"{name}.ipynb").exists() else "",
+        "error": freshness.read_failure(project, profile, name) or ("" if content["cells"] else standing.state.detail),
         "log": f".failed/{name}/log.txt" if (failed / "log.txt").exists() else "",
-        "failed_notebook": f".failed/{name}/{name}.ipynb",
+        "log_end": _end(failed / "log.txt"),
+        "failed_notebook": f".failed/{name}/{name}.ipynb" if (failed / f"{name}.ipynb").exists() else "",
         "tables": [{**table, "head": _head(folder / table["file"])} for table in tables],
     }
+
+
+def _end(log: Path) -> str:
+    """The last lines of a log, which may be long."""
+    if not log.is_file():
+        return ""
+    return "\n".join(log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-LOG_LINES:])
 
 
 def _head(path: Path) -> list[list[str]]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from xai_lib.errors import XaiError
+from xai_lib.runs.comparison import TOLERANCE, Tolerance
 from xai_lib.runs.inputs import portable, sha256
 from xai_lib.runs.project import write_whole
 
@@ -79,10 +80,14 @@ class Results:
         display(Image(data=data, format="png", alt=caption, width=width))
         display(Markdown(_caption(paper or name, caption)))
 
-    def table(self, name: str, frame: "pandas.DataFrame", caption: str, paper: str = "") -> None:
+    def table(
+        self, name: str, frame: "pandas.DataFrame", caption: str, paper: str = "", tolerance: Tolerance = TOLERANCE
+    ) -> None:
         """Keep a table as `tables/<name>.csv`, in full precision, and show it with its caption above.
 
-        The index is written unless it is the plain 0, 1, 2, ...
+        The index is written unless it is the plain 0, 1, 2, ... `tolerance` says how far its numbers may move on
+        another machine: the largest difference over the larger of 1 and the value, for all columns or by column
+        (`{"p_*": 0.01, "rank": None, "*": 1e-5}`, None: not compared; see `xai_lib.runs.comparison`).
         """
         import pandas
         from IPython.display import Markdown, display
@@ -96,7 +101,13 @@ class Results:
             plain = isinstance(frame.index, pandas.RangeIndex)
             frame.to_csv(self.folder / "tables" / f"{name}.csv", index=not plain, lineterminator="\n")
         self._add(
-            "tables", name=name, file=f"tables/{name}.csv", caption=caption, paper=paper, rows=len(frame)
+            "tables",
+            name=name,
+            file=f"tables/{name}.csv",
+            caption=caption,
+            paper=paper,
+            rows=len(frame),
+            tolerance=tolerance,
         )
         display(Markdown(_caption(paper or name, caption)))
         display(frame)

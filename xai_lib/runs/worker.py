@@ -6,6 +6,7 @@ beside the plan. With NUMBER/COUNT it runs that shard alone and leaves a stamp i
 
 import asyncio
 import errno
+import functools
 import logging
 import re
 import sys
@@ -51,26 +52,42 @@ def prepare(job: Job) -> NotebookNode:
     return ready
 
 
+class Book:
+    """The notebook of a job; made when it is first asked for, which is while the kernel starts."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+
+    @functools.cached_property
+    def ready(self) -> NotebookNode:
+        return prepare(self._job)
+
+    @functools.cached_property
+    def code(self) -> list[int]:
+        """Places of the cells that a reader counts: those of code, without the one that papermill adds."""
+        return [
+            index
+            for index, cell in enumerate(self.ready.cells)
+            if cell.cell_type == "code" and INJECTED not in cell.metadata.tags
+        ]
+
+    def heading(self, cell: int) -> str:
+        return notebook.heading_above(self.ready.cells, self.code[cell - 1])
+
+
 def run(job: Job) -> None:
     """Run the notebook beside its result, and put away what it gave. Raises CellFailure or Stopped."""
-    ready = prepare(job)
-    code = [
-        index
-        for index, cell in enumerate(ready.cells)
-        if cell.cell_type == "code" and INJECTED not in cell.metadata.tags
-    ]
+    book = Book(job)
 
     def started(cell: int) -> None:
-        job.say(
-            "running", cell=cell, cells=len(code), heading=notebook.heading_above(ready.cells, code[cell - 1])
-        )
+        job.say("running", cell=cell, cells=len(book.code), heading=book.heading(cell))
 
     job.working.mkdir(parents=True)
     with job.log.open("ab") as log:
         try:
             seconds = asyncio.run(
                 run_cells(
-                    ready,
+                    lambda: book.ready,
                     PrivateKernel(job.folder),
                     folder=job.project.root,
                     environment=job.environment(),
@@ -81,43 +98,43 @@ def run(job: Job) -> None:
             )
         except CellFailure as failure:
             folders.remove(job.working)  # first, as its files may be what filled the disk
-            _keep_failed(job, ready, code, failure)
+            _keep_failed(job, book, failure)
             raise
     if job.shard:
         declared = record.handed_over(job.working)["inputs"]
         shards.write_stamp(job.project.state(job.profile) / f"{job.label}.done", job.key, declared)
     else:
-        job.say("running", cell=len(code), cells=len(code), heading="writing the result")
-        record.complete(job, ready, seconds)
+        job.say("running", cell=len(book.code), cells=len(book.code), heading="writing the result")
+        record.complete(job, book.ready, seconds)
         folders.swap(job.working, job.result)
         folders.remove(job.project.units(job.profile, job.name))
     folders.remove(job.failed)
 
 
-def explain(job: Job, ready: NotebookNode, code: list[int], failure: CellFailure) -> str:
+def explain(job: Job, book: Book, failure: CellFailure) -> str:
     """The failure in one line: notebook, cell, heading, cause."""
     name = f"{job.name}: {job.shard}" if job.shard else job.name
     if not failure.cell:
         said = job.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         return f"{name}: {failure}" + (f" ({said[-1]})" if said else "")
-    heading = notebook.heading_above(ready.cells, code[failure.cell - 1])
-    place = f"cell {failure.cell} of {len(code)}" + (f' under "{heading}"' if heading else "")
+    heading = book.heading(failure.cell)
+    place = f"cell {failure.cell} of {len(book.code)}" + (f' under "{heading}"' if heading else "")
     cause = str(failure).strip()
     if cause == "left the notebook":
-        rest = len(code) - failure.cell
+        rest = len(book.code) - failure.cell
         return f"{name}: {place}: cell {failure.cell} left the notebook, {rest} cells did not run"
     return f"{name}: {place}: {cause.splitlines()[-1]}"
 
 
-def _keep_failed(job: Job, ready: NotebookNode, code: list[int], failure: CellFailure) -> None:
+def _keep_failed(job: Job, book: Book, failure: CellFailure) -> None:
     """Keep the notebook and the log of a failed run, beside the result that stays."""
     failed = job.failed
     folders.remove(failed)
     failed.mkdir(parents=True)
-    (failed / f"{job.name}.ipynb").write_text(nbformat.writes(ready) + "\n", encoding="utf-8")
-    message = explain(job, ready, code, failure)
+    (failed / f"{job.name}.ipynb").write_text(nbformat.writes(book.ready) + "\n", encoding="utf-8")
+    message = explain(job, book, failure)
     kernel_words = job.log.read_text(encoding="utf-8", errors="replace")
-    outputs = [output for cell in ready.cells for output in cell.get("outputs", [])]
+    outputs = [output for cell in book.ready.cells for output in cell.get("outputs", [])]
     trace = ["\n".join(output.traceback) for output in outputs if output.output_type == "error"]
     words = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join([message, "", *trace, "", kernel_words]))  # no colours
     (failed / "log.txt").write_text(words, encoding="utf-8")
@@ -165,7 +182,7 @@ def _keep_crash(job: Job, error: Exception) -> None:
 
 
 def _import_what_comes_last() -> None:
-    import nbconvert  # noqa: F401
+    import nbconvert.exporters.html  # noqa: F401
 
 
 if __name__ == "__main__":
