@@ -32,10 +32,15 @@ help:  ## this list
 run: install  ## install what is missing, run the notebooks headless; ARGS="01_elime --profile imagenet"
 	$(BIN)/xai run $(ARGS)
 
-test: install  ## install what is missing, then ruff, mypy and pytest; ARGS="tests/test_setup.py -k lock"
+# Without ARGS also: the notebooks' numbers are those that are committed. A run that is complete is not made again.
+test: install  ## install what is missing, then ruff, mypy, pytest, numbers; ARGS="tests/test_setup.py -k lock"
 	$(BIN)/python -m ruff check
 	$(BIN)/python -m mypy
 	$(BIN)/python -m pytest $(ARGS)
+ifeq ($(strip $(ARGS)),)
+	$(BIN)/xai run
+	$(BIN)/xai report --check
+endif
 
 lab: install  ## open JupyterLab on the notebooks
 	$(BIN)/python -m jupyterlab notebooks $(ARGS)

@@ -4,8 +4,8 @@
 
 `overhead_seconds`: `xai run` on an empty notebook less `jupyter execute` on it, imports included, in turn. `resume_seconds`:
 `make run` where all is complete, that is `make install` with nothing to install and `xai run` with nothing to run.
-`idle_share`: of two workers that run two notebooks of the same length side by side, the share of their time in which one
-waits for work, from the start of the first to the end of the last.
+`idle_share`: of a command that runs two notebooks of the same length side by side, the share of two workers' time in which
+one of them is not at work, the command's start and end included.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ def xai(*arguments: str) -> list[str]:
 def overhead(folder: Path, rounds: int) -> dict[str, Any]:
     """Seconds of `xai run` and of `jupyter execute` on an empty notebook."""
     project = new_project(folder / "empty", {"01_empty": "n"})
-    plain = [sys.executable, "-m", "jupyter", "execute", "notebooks/01_empty.ipynb", "--output=executed.ipynb"]
+    shutil.copy(project / "notebooks" / "01_empty.ipynb", folder / "plain.ipynb")
+    plain = [sys.executable, "-m", "jupyter", "execute", str(folder / "plain.ipynb"), "--output=executed.ipynb"]
     ours, theirs = [], []
     for _ in range(rounds + 1):
         theirs.append(seconds(plain, project))
@@ -92,8 +93,8 @@ def idle(folder: Path) -> dict[str, float]:
         record = json.loads((project / "papermill_runs" / "default" / name / "run.json").read_text())
         said = json.loads((project / "papermill_runs" / ".state" / "default" / f"{name}.progress").read_text())
         spans.append((said["began"], said["began"] + record["seconds"]))
-    wall = max(end for _, end in spans) - min(start for start, _ in spans)
-    return {"idle_share": 1 - sum(end - start for start, end in spans) / (2 * wall), "two_notebooks_seconds": whole}
+    worked = sum(end - start for start, end in spans)
+    return {"idle_share": 1 - worked / (2 * whole), "two_notebooks_seconds": whole}
 
 
 def main() -> None:

@@ -14,8 +14,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from tests.runs import slurm
 from xai_lib import classifiers, images
 from xai_lib.explainers import advise
+from xai_lib.runs import comparison
+from xai_lib.runs.project import Project
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SMALLEST = {
@@ -33,7 +36,7 @@ METHODS = [
 VALUES = ["AD", "SSIM", "FSIM", "MSE", "AVX"]
 
 
-def command(root: Path) -> dict[str, Any]:
+def command(root: Path, *more: str) -> dict[str, Any]:
     """`xai run 02_advise` in a project of its own, without any weights but those of the install."""
     (root / "notebooks").mkdir(exist_ok=True)
     for notebook in (REPOSITORY / "notebooks").glob("*.ipynb"):  # the profile names them all
@@ -45,7 +48,7 @@ def command(root: Path) -> dict[str, Any]:
     path = os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment |= {"PYTHONPATH": path, "TORCH_HOME": str(root / "no_weights")}
     options = [word for name, value in SMALLEST.items() for word in ("-p", f"{name}={value}")]
-    arguments = [sys.executable, "-m", "xai_lib.runs.command", "--root", str(root), "run", "02_advise", *options]
+    arguments = [sys.executable, "-m", "xai_lib.runs.command", "--root", str(root), "run", "02_advise", *options, *more]
     return {"args": arguments, "env": environment, "text": True, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
 
 
@@ -96,6 +99,22 @@ def test_a_killed_run_goes_on_with_what_it_had_measured(killed: Path, result: Pa
         same = rows[(rows.seconds_end_to_end == unit["seconds_end_to_end"]) & (rows.seconds_authors == unit["seconds_authors"])]
         assert any(any(s["avx"] == avx for s in unit["judged"]["code, binary"]) for avx in same.AVX)
     assert not (result.parent / ".units" / "02_advise").exists()
+
+
+def test_two_shards_on_a_cluster_give_the_same(result: Path, tmp_path: Path) -> None:
+    with slurm.cluster(tmp_path / "slurm"):
+        slurm.small_profile(tmp_path / "papermill_runs", threads=len(os.sched_getaffinity(0)))  # as many as it had here
+        ended = subprocess.run(**command(tmp_path, "--executor", "slurm", "--shards", "2"), timeout=400)
+        log = tmp_path / "papermill_runs" / ".state" / "default" / "snakemake.log"
+        assert ended.returncode == 0, ended.stdout + log.read_text()
+    there = tmp_path / "papermill_runs" / "default" / "02_advise"
+    by_shards, whole = (json.loads((folder / "run.json").read_text()) for folder in (there, result))
+    assert sum(by_shards["units"].values()) == sum(whole["units"].values())
+    assert by_shards["units"]["measured"] <= 5  # what is not worth a shard: gradients, the time of a forward pass
+    assert by_shards["hardware"]["threads"] == whole["hardware"]["threads"]
+    shutil.copytree(result, tmp_path / "papermill_runs" / "reference" / "default" / "02_advise")
+    compared = comparison.compare(Project(tmp_path), "default", "02_advise")
+    assert compared and compared.moved == [] and compared.held > 800
 
 
 def test_every_item_of_the_paper_is_shown_or_named_as_missing(result: Path, handed: dict[str, Any]) -> None:

@@ -56,7 +56,7 @@ def cluster(folder: Path) -> Iterator[None]:
     if reason := reason_against():
         pytest.skip(reason)
     for name in ("state", "spool"):
-        (folder / name).mkdir()
+        (folder / name).mkdir(parents=True)
     host = socket.gethostname().partition(".")[0]
     cores = len(os.sched_getaffinity(0))
     text = TEMPLATE.format(host=host, cores=cores, folder=folder, ports=_free_ports())
@@ -101,11 +101,13 @@ def queue() -> list[str]:
     return subprocess.run(["squeue", "-h", "-o", "%i"], capture_output=True, text=True, check=True).stdout.split()
 
 
-def small_profile(shipped: Path, target: Path) -> None:
-    """The project's own profile, cut to one core and little memory, and told that nobody keeps accounts."""
+def small_profile(runs: Path, threads: int = 1) -> None:
+    """The project's own profile, cut to few cores and little memory, and told that nobody keeps accounts."""
+    shipped = Path(__file__).resolve().parents[2] / "papermill_runs" / "executors" / "slurm"
     settings = yaml.safe_load((shipped / "config.yaml").read_text())
     settings["default-resources"]["mem_mb"] = 1500
-    settings["set-threads"] = dict.fromkeys(settings["set-threads"], 1)
-    settings |= {"slurm-no-account": True, "slurm-status-command": "squeue", "slurm-init-seconds-before-status-checks": 1}
+    settings["set-threads"] = dict.fromkeys(settings["set-threads"], threads)
+    settings |= {"slurm-no-account": True, "slurm-status-command": "squeue", "slurm-init-seconds-before-status-checks": 8}
+    target = runs / "executors" / "slurm"
     target.mkdir(parents=True)
     (target / "config.yaml").write_text(yaml.safe_dump(settings))

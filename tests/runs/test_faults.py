@@ -230,6 +230,7 @@ def test_twenty_runs_in_one_process_leave_nothing(compendium: Compendium, tmp_pa
     assert compendium.xai("run").returncode == 0
     plan = json.loads(compendium.path(".state", "default", "plan.json").read_text())
     short = Path("/tmp") / f"xai-test-{os.getpid()}"
+    short.mkdir()
     plan["sockets"] = str(short)
     (tmp_path / "plan.json").write_text(json.dumps(plan))
     ended = subprocess.run(

@@ -43,7 +43,7 @@ def test_the_page(batch: Batch) -> None:
         "replicated",
         'alt="A line, &lt;b&gt;rising&lt;/b&gt;"',
         "Figure 3.",
-        "first 8 of 20 rows",
+        "Sevenths",
         "x&lt;y",
         "0.1429",
         "the authors kept it",

@@ -19,7 +19,7 @@ from xai_lib.runs.project import Project
 
 TOLERANCE = 1e-4
 """Largest difference of a number, over the larger of 1 and the reference's value, where a table declares none."""
-TIMES = "*second*"
+TIMES = "*seconds*"
 """Columns that are never compared."""
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 

@@ -9,7 +9,7 @@ STYLE = """
   --warn: light-dark(#80560a, #e8bd5c); }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--ground); color: var(--ink); font: 16px/1.55 system-ui, sans-serif; }
-main, header, footer { max-width: 62rem; margin: 0 auto; padding: 1rem; }
+main, header, footer { max-width: 74rem; margin: 0 auto; padding: 1rem; }
 h1 { margin: 1rem 0 .2rem; font-size: 1.6rem; line-height: 1.25; }
 h2 { margin: 0; font-size: 1.25rem; line-height: 1.3; } h3 { margin: 1.6rem 0 .4rem; font-size: 1rem; }
 a { color: var(--link); } p { margin: .3rem 0; } .soft { color: var(--soft); font-size: .9rem; }
@@ -20,12 +20,12 @@ section { background: var(--card); border: 1px solid var(--line); border-radius:
 .wide { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-size: .9rem; }
 th, td { text-align: left; vertical-align: top; padding: .35rem .7rem .35rem 0; border-top: 1px solid
 var(--line); }
-th { color: var(--soft); font-weight: 600; border-top: 0; } .data { width: auto; } .data td, .data th {
+th { color: var(--soft); font-weight: 600; border-top: 0; } .data { width: auto; font-size: .84rem; } .data td, .data th {
 white-space: nowrap; }
 .data td { font-variant-numeric: tabular-nums; }
 .figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 25rem), 1fr)); gap:
 1.4rem 1rem; }
-figure { margin: 0; } figcaption { font-size: .88rem; margin-top: .3rem; } caption { text-align: left; }
+figure { margin: 0; } .table { margin-bottom: 1.4rem; } figcaption { font-size: .88rem; margin-top: .3rem; }
 figure img { width: 100%; max-height: 26rem; object-fit: contain; background: #fff; border: 1px solid var(--line);
   border-radius: .4rem; padding: .3rem; }
 .error { border-left: .25rem solid var(--bad); padding: .1rem .8rem; overflow-wrap: anywhere; }
@@ -49,7 +49,7 @@ pre { overflow-x: auto; white-space: pre-wrap; overflow-wrap: anywhere; font-siz
 TEMPLATE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,
 initial-scale=1">
-<title>{{ profile }}: papers against our results</title><style>{{ style }}</style></head><body>
+<title>{{ profile }}: papers against our results</title><style>{{ style|safe }}</style></head><body>
 <header><h1>What each paper claims, what we measured</h1>
 <p class="soft">Profile <strong>{{ profile }}</strong>, {{ entries|length }} notebook
 {{- '' if entries|length == 1 else 's' }}, page of {{ made }}</p>
@@ -91,16 +91,15 @@ src="{{ (entry.name ~ '/' ~ figure.file)|path }}"></a><figcaption>
 {% if figure.paper %}<strong>{{ figure.paper }}.</strong> {% endif %}{{ figure.caption
 }}</figcaption></figure>
 {% endfor %}</div>{% endif %}
-{% if run.results.tables %}<h3>Tables</h3>{% for table in entry.tables %}<div class="wide"><table
-class="data">
-<caption>{% if table.paper %}<strong>{{ table.paper }}.</strong> {% endif %}{{ table.caption }}
+{% if run.results.tables %}<h3>Tables</h3>{% for table in entry.tables %}<figure class="table">
+<figcaption>{% if table.paper %}<strong>{{ table.paper }}.</strong> {% endif %}{{ table.caption }}
 <a href="{{ (entry.name ~ '/' ~ table.file)|path }}">{{ table.name }}.csv</a>
 {%- if table.rows > table.head|length - 1 %}, first {{ table.head|length - 1 }} of {{ table.rows }} rows{%
-endif %}</caption>
+endif %}</figcaption><div class="wide"><table class="data">
 {% for row in table.head %}<tr>{% for cell in row %}
 {%- if row is sameas table.head[0] %}<th>{{ cell }}</th>{% else %}<td>{{ cell }}</td>{% endif %}{% endfor
 %}</tr>
-{% endfor %}</table></div>{% endfor %}{% endif %}
+{% endfor %}</table></div></figure>{% endfor %}{% endif %}
 {% if run.results.not_shown %}<h3>Not shown</h3><ul>{% for item in run.results.not_shown %}
 <li><strong>{{ item.item }}</strong>: {{ item.reason }}</li>{% endfor %}</ul>{% endif %}
 <details><summary>Parameters, versions, what the run declared</summary><div class="wide"><table>

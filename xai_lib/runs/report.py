@@ -17,7 +17,7 @@ from xai_lib.runs.progress import clock
 from xai_lib.runs.project import Project, profile_parameters, write_whole
 from xai_lib.runs.results import VERDICTS
 
-ROWS = 8
+ROWS = 40
 """Rows of a table that the page shows; the link leads to all."""
 LOG_LINES = 25
 """Lines of a failed run's log that the page shows."""
