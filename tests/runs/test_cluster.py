@@ -31,7 +31,7 @@ def test_a_job_that_the_cluster_ends_is_named_and_runs_again(prepared: Compendiu
     wait_for_kernel(prepared)
     subprocess.run(["scancel", *slurm.queue()], check=True)
     _, error = running.communicate(timeout=120)
-    assert running.returncode == 1 and error.startswith("01_m: "), error
+    assert running.returncode == 1 and error.startswith("01_m: its job was "), error
     (prepared.root / "computed").unlink()
     (prepared.root / "go").touch()
     assert prepared.xai("run").returncode == 0

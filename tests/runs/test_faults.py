@@ -85,6 +85,12 @@ def test_a_limit_on_memory_is_an_error_of_its_cell(compendium: Compendium) -> No
     assert ended.returncode == 1 and 'cell 2 of 2 under "Limit": MemoryError' in ended.stderr
 
 
+def test_a_cell_that_leaves_with_a_code_has_failed_too(compendium: Compendium) -> None:
+    compendium.write("01_left", "# Left", "@n = 1", ">raise SystemExit(3)", ">n", ">n")
+    ended = compendium.xai("run")
+    assert ended.returncode == 1 and "cell 2 left the notebook, 2 cells did not run" in ended.stderr
+
+
 def test_a_kernel_that_never_answers_is_given_up(compendium: Compendium) -> None:
     compendium.write("01_a", "@n = 1")
     (compendium.package / "ipykernel_launcher.py").write_text("import time\ntime.sleep(300)")

@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -52,12 +52,20 @@ def sockets(here: Compendium) -> Path:
     return Path(json.loads(here.path(".state", "default", "plan.json").read_text())["sockets"])
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_all_within_five_seconds(slow: Compendium, number: signal.Signals, code: int) -> None:
-    ignoring = {
-        "preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)
-    }  # as a background shell does
-    running = slow.start("run", **ignoring)
+def ignore_interrupts() -> None:
+    """As a shell does for what it starts in the background."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "send"),
+    [(signal.SIGINT, 130, os.kill), (signal.SIGINT, 130, os.killpg), (signal.SIGTERM, 143, os.kill)],
+    ids=["the runner is interrupted", "its group is interrupted", "the runner is asked to end"],
+)
+def test_a_signal_ends_all_within_five_seconds(
+    slow: Compendium, number: signal.Signals, code: int, send: Callable[[int, int], None]
+) -> None:
+    running = slow.start("run", start_new_session=True, preexec_fn=ignore_interrupts)
     kernel = wait_for_kernel(slow)
     if number == signal.SIGTERM:
         held = slow.xai("run")
@@ -67,7 +75,7 @@ def test_a_signal_ends_all_within_five_seconds(slow: Compendium, number: signal.
         )
         assert slow.xai("status").stdout.startswith("default  01_slow  running: cell 2 of 2, 0:0")
     begin = time.monotonic()
-    running.send_signal(number)
+    send(running.pid, number)
     _, error = running.communicate(timeout=20)
     assert time.monotonic() - begin < 5
     assert running.returncode == code

@@ -22,6 +22,13 @@ CLUSTER_JOBS, CLUSTER_THREADS = 100, 4
 """Jobs at a time and threads of each on a cluster, where neither the command nor the executor's profile says it."""
 
 
+CAUSES = {
+    "running": "was killed (often: out of memory)",
+    "stopped": "was ended from outside (by the cluster, or at its time limit)",
+}
+"""Why a job may have ended without saying how, by what it said last."""
+
+
 class BatchError(XaiError):
     """The batch itself failed, not a notebook of it."""
 
@@ -220,6 +227,6 @@ def _failure(project: Project, profile: str, label: str, how: str, ended: dict[s
         return ""
     if how != "failed":  # the job was killed before it could say anything
         log = project.state(profile) / "snakemake.log"
-        cause = "was killed (often: out of memory)" if how == "running" else "did not start"
+        cause = CAUSES.get(how, "did not start")
         write_whole(failed / "failure.txt", f"{label}: its job {cause}")
     return f"{freshness.read_failure(project, profile, label)}\n  log: {project.relative(log)}"

@@ -226,7 +226,7 @@ def _leave(number: int, _frame: Any) -> None:
 
 def _code(error: Any) -> int:
     """2 for usage, 3 for a held profile, 1 for what failed on the way."""
-    return {"HeldError": 3, "BatchError": 1, "PublishError": 1}.get(type(error).__name__, 2)
+    return {"HeldError": 3, "BatchError": 1, "PublishError": 1, "DamagedReferenceError": 1}.get(type(error).__name__, 2)
 
 
 if __name__ == "__main__":

@@ -198,8 +198,8 @@ class Results:
     def share(self, items: Iterable[T]) -> list[T]:
         """Those of `items` that are to be measured here: all, or every N-th where this is one of N shards.
 
-        For cells tagged `measure` (see `xai_lib.runs.shards`). Share one list a notebook, of what is dear to measure,
-        such as pairs of network and photograph, and measure the units of each item in one shard.
+        For cells tagged `measure` (see `xai_lib.runs.shards`), over lists of what is dear to measure, such as pairs of
+        network and photograph. What depends on units of an item has to loop over the same share.
         """
         number, _, count = os.environ.get("XAI_RUN_SHARD", "1/1").partition("/")
         return list(items)[int(number) - 1 :: int(count)]

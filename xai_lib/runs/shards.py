@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xai_lib.errors import XaiError
 from xai_lib.runs import inputs, project
 
 TAG = "measure"
@@ -22,10 +21,6 @@ VARIABLE = "XAI_RUN_SHARD"
 """Environment variable that tells a kernel its shard, as `2/5`."""
 _HANDING_OVER = {"figure", "table", "claim", "claims", "not_shown", "record", "unit", "share"}
 """Methods of `Results` after which nothing else depends on the cell; `input` is not among them: units do."""
-
-
-class ShardError(XaiError):
-    """A notebook that cannot be split."""
 
 
 @dataclass(frozen=True)
