@@ -23,8 +23,11 @@ TIMES = "*seconds*"
 """Columns that are never compared."""
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 
-Tolerance = float | dict[str, float | None]
-"""One for all columns, or by column (`*` stands for anything, the first that fits counts); None: not compared."""
+Limit = float | None | tuple[float, float | None]
+"""None: not compared. A pair, for what a search found, which a last digit may send elsewhere: the first where processor, threads,
+torch and declared facts (`Results.record`) are the reference's, the second on other machines."""
+Tolerance = Limit | dict[str, Limit]
+"""One for all columns, or by column (`*` stands for anything, the first that fits counts)."""
 
 
 class DamagedReferenceError(XaiError):
@@ -65,10 +68,26 @@ def compare(project: Project, profile: str, name: str) -> Comparison | None:
         found.moved.append(f"it was run with other parameters than the reference: {', '.join(differing)}")
         return found
     partly = bool(_absent(theirs, ours, found))
+    alike = _machine(theirs) == _machine(ours)
     for table in theirs["results"]["tables"]:
         if table["file"] in theirs["files"]:
-            _compare_files(reference / table["file"], result / table["file"], table, partly, found)
+            limits = _limits(table.get("tolerance", TOLERANCE), alike)
+            _compare_files(reference, result, table, limits, partly, found)
     return found
+
+
+def _machine(record: dict[str, Any]) -> tuple[Any, ...]:
+    """What decides on last digits: processor, threads, torch, and facts such as the arithmetic of a search."""
+    hardware = record["hardware"]
+    return hardware["cpu"], hardware["threads"], record["versions"].get("torch"), record["results"].get("record")
+
+
+def _limits(declared: Tolerance | list[Any], alike: bool) -> dict[str, float | None]:
+    by_column = declared if isinstance(declared, dict) else {"*": declared}
+    return {
+        column: limit if not isinstance(limit, list | tuple) else limit[0 if alike else 1]
+        for column, limit in by_column.items()
+    }
 
 
 def _absent(theirs: dict[str, Any], ours: dict[str, Any], found: Comparison) -> list[str]:
@@ -82,11 +101,13 @@ def _absent(theirs: dict[str, Any], ours: dict[str, Any], found: Comparison) -> 
     return absent
 
 
-def _compare_files(reference: Path, result: Path, table: dict[str, Any], partly: bool, found: Comparison) -> None:
-    if not result.is_file():
+def _compare_files(
+    reference: Path, result: Path, table: dict[str, Any], limits: dict[str, float | None], partly: bool, found: Comparison
+) -> None:
+    if not (result / table["file"]).is_file():
         found.moved.append(f"{table['name']}: the table is missing")
         return
-    (head, *then), (new_head, *now) = _read(reference), _read(result)
+    (head, *then), (new_head, *now) = _read(reference / table["file"]), _read(result / table["file"])
     if head != new_head:
         found.moved.append(f"{table['name']}: columns {', '.join(new_head)}, in the reference {', '.join(head)}")
         return
@@ -96,7 +117,7 @@ def _compare_files(reference: Path, result: Path, table: dict[str, Any], partly:
         found.moved.append(f"{table['name']}: the row '{row}' is missing")
     for row in [row for row in new_rows if row not in rows]:
         found.moved.append(f"{table['name']}: the row '{row}' is not in the reference")
-    allowed = [_tolerance(table.get("tolerance", TOLERANCE), column) for column in head]
+    allowed = [_limit(limits, column) for column in head]
     for row in (row for row in rows if row in new_rows):
         for column, limit, old, new in zip(head, allowed, rows[row], new_rows[row], strict=True):
             if limit is None:
@@ -129,12 +150,10 @@ def _by_name(rows: list[list[str]], names: int) -> dict[str, list[str]]:
     return found
 
 
-def _tolerance(declared: Tolerance, column: str) -> float | None:
+def _limit(limits: dict[str, float | None], column: str) -> float | None:
     if fnmatch.fnmatchcase(column, TIMES):
         return None
-    if not isinstance(declared, dict):
-        return declared
-    return next((limit for pattern, limit in declared.items() if fnmatch.fnmatchcase(column, pattern)), TOLERANCE)
+    return next((limit for pattern, limit in limits.items() if fnmatch.fnmatchcase(column, pattern)), TOLERANCE)
 
 
 def _agree(old: str, new: str, limit: float) -> bool:
@@ -158,7 +177,7 @@ def _is_number(cell: str) -> bool:
 def lines(name: str, found: Comparison) -> Iterator[str]:
     """What is printed of one notebook."""
     verdict = f"{len(found.moved)} moved" if found.moved else "holds"
-    yield f"{name}  {verdict}: {found.held} values agree with the reference, {found.left_out} left out (times)"
+    yield f"{name}  {verdict}: {found.held} values agree with the reference, {found.left_out} not compared (times)"
     for text in found.moved:
         yield f"    {text}"
     for text in found.not_compared:

@@ -87,7 +87,7 @@ class Results:
 
         The index is written unless it is the plain 0, 1, 2, ... `tolerance` says how far its numbers may move on
         another machine: the largest difference over the larger of 1 and the value, for all columns or by column
-        (`{"p_*": 0.01, "rank": None, "*": 1e-5}`, None: not compared; see `xai_lib.runs.comparison`).
+        (`{"p_*": 0.01, "rank": None, "*": 1e-5}`); see `xai_lib.runs.comparison`.
         """
         import pandas
         from IPython.display import Markdown, display
