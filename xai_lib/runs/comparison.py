@@ -25,7 +25,7 @@ _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 
 Limit = float | None | tuple[float, float | None]
 """None: not compared. A pair, for what a search found, which a last digit may send elsewhere: the first where processor, threads,
-torch and declared facts (`Results.record`) are the reference's, the second on other machines."""
+threads, torch and declared facts (`Results.record`) are the reference's, the second on other machines."""
 Tolerance = Limit | dict[str, Limit]
 """One for all columns, or by column (`*` stands for anything, the first that fits counts)."""
 
