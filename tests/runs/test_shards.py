@@ -134,6 +134,7 @@ def cells(*sources: str) -> list[Any]:
         (["for i in range(3):\n    total = i", "%total"], [0, 1]),
         (["x = 1", "%for x in range(2):\n    print(x)"], [1]),
         (["y = 1", "%y = y + 1"], [0, 1]),
+        (["f = 1", "%a = [f for i in range(3) if (f := i)]"], [1]),
         (["with open('x') as f:\n    a = f", "%a"], [0, 1]),
         (["from pathlib import Path", "Path('x').touch()", "%Path"], [0, 2]),
         (["a = b = 1", "(c := a)", "%c"], [0, 1, 2]),

@@ -114,7 +114,10 @@ def _names(source: str) -> _Names:
         bound = {s.get_name() for s in table.get_symbols() if s.is_assigned() or s.is_imported()}
         inner = {s.get_name() for child in _nested(table) for s in child.get_symbols() if s.is_global()}
         used = {s.get_name() for s in table.get_symbols() if s.is_referenced()} | inner | set(_added_to(statement))
-        own = set() if isinstance(statement, ast.Assign | ast.AugAssign | ast.AnnAssign) else bound
+        if isinstance(statement, ast.Assign | ast.AugAssign | ast.AnnAssign):  # the value comes first
+            own = {node.target.id for node in ast.walk(statement) if isinstance(node, ast.NamedExpr)}
+        else:
+            own = bound
         names.used |= used - names.bound - own
         names.called |= inner - names.bound - own
         names.bound |= bound
