@@ -228,9 +228,16 @@ def test_run_hands_its_arguments_to_xai(make: Make) -> None:
 
 
 @needs_make
-def test_test_is_ruff_mypy_and_pytest(make: Make) -> None:
-    lines = make("-n", "test").stdout.splitlines()[-3:]
-    assert [line.split()[2] for line in lines] == ["ruff", "mypy", "pytest"]
+def test_test_is_ruff_mypy_pytest_and_the_numbers(make: Make) -> None:
+    lines = make("-n", "test").stdout.splitlines()[-5:]
+    assert [line.split()[2] for line in lines[:3]] == ["ruff", "mypy", "pytest"]
+    assert lines[3:] == [".venv/bin/xai run", ".venv/bin/xai report --check"]
+
+
+@needs_make
+def test_test_with_arguments_makes_no_run(make: Make) -> None:
+    lines = make("-n", "test", "ARGS=tests/test_setup.py").stdout.splitlines()
+    assert lines[-1] == ".venv/bin/python -m pytest tests/test_setup.py"
 
 
 @needs_make

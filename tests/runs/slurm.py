@@ -5,7 +5,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -65,13 +65,14 @@ def cluster(folder: Path) -> Iterator[None]:
     CONFIGURATION.symlink_to(folder / "slurm.conf")
     before = set(psutil.pids())
     try:
-        if not any(process.name() == "munged" for process in psutil.process_iter()):
+        if not _munge_answers():
             Path("/run/munge").mkdir(exist_ok=True)
             shutil.chown("/run/munge", "munge")
             subprocess.run(["su", "munge", "-s", "/bin/sh", "-c", "munged --force"], check=True)
+            _wait_for(_munge_answers, "munged does not answer")
         for daemon in ("slurmctld", "slurmd"):
             subprocess.run([daemon], check=True)
-        _wait_until_idle(folder)
+        _wait_for(_idle, folder / "slurmctld.log")
         yield
     finally:
         CONFIGURATION.unlink()
@@ -89,10 +90,19 @@ def _free_ports() -> list[int]:
     return ports
 
 
-def _wait_until_idle(folder: Path) -> None:
-    deadline = time.monotonic() + 30
-    while "idle" not in subprocess.run(["sinfo", "-h"], capture_output=True, text=True).stdout:
-        assert time.monotonic() < deadline, (folder / "slurmctld.log").read_text()
+def _munge_answers() -> bool:
+    """Whether a credential can be made: a daemon that was killed may still stand in the list of processes."""
+    return subprocess.run(["munge", "-n"], capture_output=True).returncode == 0
+
+
+def _idle() -> bool:
+    return "idle" in subprocess.run(["sinfo", "-h"], capture_output=True, text=True).stdout
+
+
+def _wait_for(condition: Callable[[], bool], reason: str | Path) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, reason.read_text() if isinstance(reason, Path) else reason
         time.sleep(0.2)
 
 
