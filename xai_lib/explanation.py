@@ -14,7 +14,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self, cast
+from pathlib import Path
+from types import UnionType
+from typing import Any, ClassVar, Self, Union, cast, get_args, get_origin, get_type_hints
 
 import numpy as np
 import torch
@@ -43,14 +45,52 @@ class Settings:
         return json.dumps(dataclasses.asdict(self))
 
     @classmethod
-    def from_json(cls, text: str) -> Self:
-        """The settings that `to_json` wrote; an unknown field is an error that lists the right ones."""
-        values = json.loads(text)
+    def from_json(cls, text: str | Path) -> Self:
+        """The settings that `to_json` wrote: its text, or the path of a file that holds it.
+
+        A string that does not start with "{" is a path. Lists become tuples in fields of that type. Raises
+        `ExplanationError` for a file that is missing or holds no JSON object, and for an unknown field.
+        """
+        where, values = _json_object(text)
+        hints = get_type_hints(cls)
         known = [f.name for f in dataclasses.fields(cls)]
         wrong = sorted(set(values) - set(known))
         if wrong:
-            raise ExplanationError(f"{cls.__qualname__} has no field {', '.join(wrong)}; its fields: {', '.join(known)}")
-        return cls(**values)
+            raise ExplanationError(f"{where}{cls.__qualname__} has no field {', '.join(wrong)}; its fields: {', '.join(known)}")
+        return cls(**{name: _with_tuples(value, hints[name]) for name, value in values.items()})
+
+
+def _json_object(text: str | Path) -> tuple[str, dict[str, Any]]:
+    """The object in a JSON text or file, and what messages about it begin with."""
+    where = ""
+    if isinstance(text, Path) or not text.lstrip().startswith("{"):
+        where = f"settings file {text}: "
+        try:
+            text = Path(text).read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "no text in UTF-8"
+            raise ExplanationError(
+                f"{where}cannot be read ({reason}); pass the path of a file with what to_json() wrote, or that text itself, "
+                "which starts with {"
+            ) from None
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ExplanationError(f"{where}expected a JSON object, found no valid JSON ({error}); write it with to_json()") from None
+    if not isinstance(values, dict):
+        raise ExplanationError(f"{where}expected a JSON object, found {type(values).__name__}; write it with to_json()")
+    return where, values
+
+
+def _with_tuples(value: Any, hint: Any) -> Any:
+    """JSON knows lists alone: they are tuples again where the field's type says so, however deep."""
+    if get_origin(hint) in (Union, UnionType):
+        hint = next((h for h in get_args(hint) if tuple in (h, get_origin(h))), hint)
+    if not isinstance(value, list) or tuple not in (hint, get_origin(hint)):
+        return value
+    inner = get_args(hint) or (Any, ...)
+    hints = [inner[0]] * len(value) if ... in inner or len(inner) != len(value) else inner
+    return tuple(_with_tuples(v, h) for v, h in zip(value, hints, strict=True))
 
 
 @dataclass

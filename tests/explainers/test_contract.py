@@ -24,6 +24,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "grad_cam_pp": {"score": "logit"},
     "greedy_deletion": {"calls": 40, "segmentation": "slic"},
     "greedy_insertion": {"calls": 40, "segmentation": "slic"},
+    "integrated_gradients": {"steps": 8},
     "layer_cam": {},
     "lime": {"samples": 40, "segmentation": "slic"},
     "lime_stratified": {"samples": 40, "segmentation": "slic"},
