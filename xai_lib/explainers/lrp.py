@@ -14,7 +14,8 @@ import numpy as np
 import torch
 import zennit.core
 from torch import Tensor, nn
-from zennit.types import AvgPool, Convolution, Linear
+from zennit.rules import Pass
+from zennit.types import Activation, AvgPool, BatchNorm, Convolution, Linear
 
 from xai_lib import explanation
 from xai_lib.classifiers import Classifier
@@ -76,12 +77,14 @@ class Composite(zennit.core.Composite):
         layer = recording.linear[max(operation.index, 0)].layer
         return self.dense if isinstance(layer, Dense) else self.convolution
 
-    def _of_module(self, ctx: dict[str, Any], name: str, module: nn.Module) -> Rule | None:
+    def _of_module(self, ctx: dict[str, Any], name: str, module: nn.Module) -> zennit.core.Hook | None:
         if isinstance(module, Convolution | Linear):
             if not ctx.get("seen") and self.first is not None:
                 ctx["seen"] = True
                 return self.first
             return self.dense if isinstance(module, Linear) else self.convolution
+        if isinstance(module, Activation | BatchNorm):
+            return Pass()  # a gradient would lose what spreads over inactive units
         return self.convolution.pooled() if isinstance(module, AvgPool) else None
 
     def __repr__(self) -> str:
@@ -202,6 +205,10 @@ def propagate(
 
     `values` `(P, G)`: a parameter a candidate and group, in place of the composite's own.
     """
+    if start.ndim != 3 or start.shape[1:] != recording.logits.shape:
+        raise RelevanceError(
+            f"start: expected (P, N, classes) = (P, {', '.join(map(str, recording.logits.shape))}), found {tuple(start.shape)}"
+        )
     groups = groups_of(recording, composite.groups)
     if values is None and composite.values:
         values = torch.tensor([composite.values], dtype=recording.inputs.dtype).expand(len(start), -1)
@@ -209,7 +216,7 @@ def propagate(
         if values.shape != (len(start), max(groups) + 1):
             raise RelevanceError(
                 f"{composite.name}: {type(recording.network).__name__} has {max(groups) + 1} groups of layers "
-                f"(groups={composite.groups!r}); found {values.shape[1]} parameters"
+                f"(groups={composite.groups!r}); found parameters {tuple(values.shape)} for {len(start)} candidates"
             )
         values = values.to(recording.inputs)
     if composite.first is not None and recording.linear[0].inputs[0].shape != recording.inputs.shape:
@@ -248,13 +255,21 @@ def bounds(classifier: Classifier) -> tuple[Tensor, Tensor]:
 
 
 def _targets(targets: int | Sequence[int] | Tensor, inputs: Tensor) -> Tensor:
-    wanted = torch.as_tensor(targets)
+    if not isinstance(inputs, Tensor) or not len(inputs):
+        found = tuple(inputs.shape) if isinstance(inputs, Tensor) else type(inputs).__name__
+        raise RelevanceError(f"inputs: expected a tensor (N, C, H, W) of one image or more, found {found}")
+    try:
+        wanted = torch.as_tensor(targets)
+    except (TypeError, ValueError, RuntimeError):
+        wanted = torch.zeros(())  # of no use, so that one message serves all
     if wanted.is_floating_point() or wanted.ndim > 1 or (wanted.ndim == 1 and len(wanted) != len(inputs)):
         raise RelevanceError(f"targets: expected a class or one of the {len(inputs)} images each, found {targets!r}")
     return wanted.long().to(inputs.device).expand(len(inputs))
 
 
 def _by_zennit(network: nn.Module, inputs: Tensor, targets: Tensor, composite: zennit.core.Composite) -> Tensor:
+    if not isinstance(composite, zennit.core.Composite):
+        raise RelevanceError(f"composite: expected one of {', '.join(COMPOSITES)} (functions of this module), found {composite!r}")
     x = inputs.detach().clone().requires_grad_()
     with left_as_it_was(network), torch.enable_grad():
         try:

@@ -33,6 +33,10 @@ class Layer(ABC):
     def back(self, g: Tensor, like: Tensor, sign: Sign = 0) -> Tensor:
         """The transposed map of `(P, N, ...)`; `like` `(N, ...)` is the input, for its shape."""
 
+    def back_both(self, g: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """The transposed map of the positive weights and that of the negative ones."""
+        return self.back(g, like, 1), self.back(g, like, -1)
+
     @abstractmethod
     def real_inputs(self, x: Tensor) -> Tensor:
         """How many inputs each unit has, `(1, ...)`; zero padding does not count."""
@@ -88,6 +92,13 @@ class Convolution(Weighted):
 
     def back(self, g: Tensor, like: Tensor, sign: Sign = 0) -> Tensor:
         return self._transposed(g, like, self.of_sign(sign), self.groups)
+
+    def back_both(self, g: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        if self.groups > 1:
+            return super().back_both(g, like)
+        both = torch.cat([self.of_sign(1), self.of_sign(-1)], 1).contiguous(memory_format=torch.channels_last)
+        positive, negative = self._transposed(g, like, both, 1).chunk(2, 2)  # one pass: few channels cost as much as twice as many
+        return positive, negative
 
     def real_inputs(self, x: Tensor) -> Tensor:
         ones = x.new_ones(1, *x.shape[1:])
@@ -182,15 +193,10 @@ class Pooling(Layer):
         return found.unflatten(0, g.shape[:2])
 
     def real_inputs(self, x: Tensor) -> Tensor:
-        inside = self._inside(x)
-        shares = self.pool(inside)
-        return torch.ones_like(shares)
+        return self.pool(x.new_ones(1, *x.shape[1:]))  # in units of one input's weight
 
     def spread(self, g: Tensor, like: Tensor) -> Tensor:
-        return self.back(g, like) / self.pool(self._inside(like))  # equal shares of what lies inside the picture
-
-    def _inside(self, x: Tensor) -> Tensor:
-        return x.new_ones(1, *x.shape[1:])
+        return self.back(g, like)
 
 
 def of_module(module: nn.Module) -> Layer:

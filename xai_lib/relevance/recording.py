@@ -11,6 +11,7 @@ recorded outputs, where no layer is computed again, and autograd carries relevan
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
@@ -55,9 +56,6 @@ class Operation:
             self.states[rule.kind] = rule.prepare(self.layer, self.inputs[0], self.output)
         return self.states[rule.kind]
 
-    def forget(self) -> None:
-        self.states.clear()
-
 
 @dataclass
 class Ledger:
@@ -95,6 +93,8 @@ class Recording:
         self.logits = self._graphs[1][1].detach()
         if self.logits.ndim != 2:
             raise UnsupportedNetwork(f"expected logits (N, classes), found {tuple(self.logits.shape)}")
+        if not self.weighted:
+            raise UnsupportedNetwork(f"{type(network).__name__} has no convolution or dense layer")
 
     @property
     def linear(self) -> list[Operation]:
@@ -122,10 +122,12 @@ class Recording:
         (found,) = torch.autograd.grad(logits, inputs, start.to(logits).flatten(0, 1), retain_graph=True)
         return found.unflatten(0, (candidates, -1))
 
-    def forget(self) -> None:
-        """Give back the memory of what the rules keep of this pass; it is made again when needed."""
-        for operation in self.operations:
-            operation.forget()
+    @property
+    def nbytes(self) -> int:
+        """The memory that this pass and what the rules keep of it take; weights are shared and do not count."""
+        tensors = [t for o in self.operations for t in (*o.inputs, o.output, *(v for s in o.states.values() for v in s.values()))]
+        storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors if isinstance(t, Tensor)}
+        return sum(storages.values())
 
     def _run(self, inputs: Tensor, mode: _Mode) -> tuple[Tensor, Tensor]:
         with left_as_it_was(self.network), torch.enable_grad():
@@ -173,7 +175,8 @@ class _Back(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, recording: Recording, operation: Operation, candidates: int, *inputs: Tensor) -> Tensor:
-        ctx.recording, ctx.operation, ctx.candidates = recording, operation, candidates
+        # weak: the recording holds this graph, and Python's collector does not see cycles through autograd's nodes
+        ctx.recording, ctx.operation, ctx.candidates = weakref.ref(recording), operation, candidates
         output = operation.output
         if candidates == 1:
             return output.detach()
@@ -182,7 +185,7 @@ class _Back(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, relevance: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
         r = relevance.unflatten(0, (ctx.candidates, -1))
-        return None, None, None, *(f.flatten(0, 1) for f in ctx.recording.back(ctx.operation, r))
+        return None, None, None, *(f.flatten(0, 1) for f in ctx.recording().back(ctx.operation, r))
 
 
 class _Mode(TorchFunctionMode):
@@ -193,6 +196,7 @@ class _Mode(TorchFunctionMode):
         self.recording = recording
         self.padded: dict[int, tuple[Tensor, Padding]] = {}  # output of a padding -> its input, for the convolution that follows
         self.kept: list[Tensor] = []  # keeps identities unique
+        self.written: dict[int, Tensor | None] = {}  # tensor that was written over -> what it holds now; None: in part
 
     def meet(self, kind: str, function: Any, args: Any, kwargs: Any, inputs: list[Tensor]) -> Tensor:
         """The output of a call; `inputs` are its arguments that depend on the network's input."""
@@ -205,7 +209,11 @@ class _Mode(TorchFunctionMode):
         """Called after the pass."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
+        kwargs = dict(kwargs or {})
+        if not args and "input" in kwargs:
+            args = (kwargs.pop("input"),)
+        if self.written:
+            args, kwargs = self._now(tuple(args)), {k: self._now(v) for k, v in kwargs.items()}
         if func in _DROPOUTS and not kwargs.get("training", args[2] if len(args) > 2 else True):
             return args[0]
         inputs = _dependent(args, kwargs)
@@ -215,8 +223,12 @@ class _Mode(TorchFunctionMode):
             kind = _KINDS[func]
             if kind == "linear":
                 inputs = [self.padded.get(id(x), (x, None))[0] for x in inputs]
-            return self.meet(kind, func, args, kwargs, inputs)
-        found = func(*args, **kwargs)
+            output = self.meet(kind, func, args, kwargs, inputs)
+            if kind in ("activation", "scalar", "sum") and _in_place(func, args, kwargs):
+                self._written(args[0], output)
+            return output
+        # channels-last maps cannot always be viewed; the values are the same
+        found = _METHODS.reshape(*args, **kwargs) if func is _METHODS.view else func(*args, **kwargs)
         if _depends(found):
             if func not in _VIEWS:
                 raise UnsupportedNetwork(
@@ -226,9 +238,27 @@ class _Mode(TorchFunctionMode):
             self.used(inputs)
         return found
 
+    def _written(self, x: Tensor, output: Tensor) -> None:
+        """Whatever reads `x` from now on gets `output`."""
+        self.written[id(x)] = output
+        self.kept += [x, output]
+        if x._base is not None:
+            self.written[id(x._base)] = None
+            self.kept.append(x._base)
+
+    def _now(self, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            while id(value) in self.written:
+                value = self.written[id(value)]
+                if value is None:
+                    raise UnsupportedNetwork(f"{self.here()}: a tensor is used of which a part was written over in place")
+            return value
+        return type(value)(map(self._now, value)) if type(value) in (list, tuple) else value
+
     def _pad(self, x: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Tensor:
         if mode != "constant" or value:
             raise UnsupportedNetwork(f"{self.here()}: padding with anything but zeros has no rule")
+        self.used([x])
         output = F.pad(x, list(pad))
         if len(pad) <= 4 and min(pad) >= 0 and x.ndim == 4:
             left, right, top, bottom = [*pad, 0, 0][:4]
@@ -295,6 +325,8 @@ class _Recorder(_Mode):
         if len(inputs) > 1:
             raise UnsupportedNetwork(f"{self.here()}: a layer whose weights depend on the input has no rule")
         x, index = inputs[0].detach(), self.recording.weighted
+        if function is not F.linear and x.ndim != 4:
+            raise UnsupportedNetwork(f"{self.here()}: a convolution sees {tuple(x.shape)}; expected (N, C, H, W)")
         layer = self.recording.layers.get(index)
         if layer is None:
             pad = self.padded.get(id(bound["input"]), (x, (0, 0, 0, 0)))[1]
@@ -336,7 +368,7 @@ class _Recorder(_Mode):
         shape = (-1, *[1] * (x.ndim - 2))
         output = torch.addcmul(shift.view(shape), x.detach(), scale.view(shape))
         before = self.made.pop(id(x), None)
-        if before is None:
+        if before is None or (isinstance(before.layer, Dense) and x.ndim > 2):  # whose units are not the norm's
             self.used(inputs)
             return self._operation("scale", [x], output, Scaling(scale, shift, f"a norm {self.here()}"))
         layer = cast(Weighted, before.layer)
@@ -371,7 +403,9 @@ class _Recorder(_Mode):
             return cast(Tensor, function(values, *args[1:], **kwargs))
 
         output = pool(inputs[0].detach())
-        if output.ndim == 0 or len(output) != len(inputs[0]):
+        dims = kwargs.get("dim", args[1] if len(args) > 1 else None) if function in _MEANS else 1
+        dims = [dims] if isinstance(dims, int) else dims
+        if not dims or any(d in (0, -inputs[0].ndim) for d in dims):
             raise UnsupportedNetwork(f"{self.here()}: a mean over images has no rule")
         return self._operation("pool", inputs, output, Pooling(pool, f"pooling {self.here()}"))
 
@@ -384,12 +418,12 @@ class _Recorder(_Mode):
 
 
 def _unpooled(operation: Operation, r: Tensor) -> Tensor:
-    """Relevance to the largest input of each window."""
+    """Relevance to the largest input of each window; channels last, as everything else."""
     x, indices = operation.inputs[0], cast(Tensor, operation.indices)
-    flat = r.flatten(3)
-    found = r.new_zeros(*r.shape[:3], x[0, 0].numel())
-    found.scatter_add_(3, indices.flatten(2).expand(len(r), -1, -1, -1), flat)
-    return found.view(*r.shape[:3], *x.shape[2:])
+    places = indices.flatten(2).transpose(1, 2).expand(len(r), -1, -1, -1)  # (P, N, hw, C)
+    found = r.new_zeros(*r.shape[:2], x[0, 0].numel(), r.shape[2])
+    found.scatter_add_(2, places, r.flatten(3).transpose(2, 3))
+    return found.view(*r.shape[:2], *x.shape[2:], -1).permute(0, 1, 4, 2, 3)
 
 
 def _depends(value: Any) -> bool:
@@ -410,7 +444,9 @@ def _dependent(args: Any, kwargs: Any) -> list[Tensor]:
 
 
 def _in_place(function: Any, args: Any, kwargs: Any) -> bool:
-    return function.__name__.endswith("_") or bool(kwargs.get("inplace")) or any(a is True for a in args[1:])
+    name = function.__name__
+    by_name = name.startswith("__i") or (name.endswith("_") and not name.endswith("__"))
+    return by_name or bool(kwargs.get("inplace")) or any(a is True for a in args[1:])
 
 
 Padding = tuple[int, int, int, int]
@@ -429,6 +465,7 @@ _KINDS: dict[Any, str] = {
 }  # fmt: skip
 _DROPOUTS = {F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout}
 _DIVISIONS = {torch.div, _METHODS.div, _METHODS.div_}
+_MEANS = {torch.mean, _METHODS.mean}
 _WITH_INDICES: dict[Any, Any] = {
     F.max_pool2d: F.max_pool2d_with_indices, torch.max_pool2d: F.max_pool2d_with_indices,
     F.adaptive_max_pool2d: F.adaptive_max_pool2d_with_indices,

@@ -114,7 +114,7 @@ class Epsilon(Rule):
     def __init__(self, value: Value = 1e-9, bias: Bias = "keep", *, relative: bool = False) -> None:
         if bias == "spread":
             raise RelevanceError('epsilon: bias="spread" diverges (relevance of inactive units is divided by 0); "keep" or "ignore"')
-        if bool((torch.as_tensor(value) <= 0).any()):
+        if not bool((torch.as_tensor(value) > 0).all()):
             raise RelevanceError(f"epsilon: expected a number above 0 (1e-9 stands for LRP-0), found {value}")
         super().__init__(value, bias)
         self.relative = relative
@@ -164,7 +164,7 @@ class AlphaBeta(Rule):
     parameter = "alpha"
 
     def __init__(self, value: Value = 2.0, bias: Bias = "keep", stabiliser: float = 0.0) -> None:
-        if bool((torch.as_tensor(value) < 1).any()):
+        if not bool((torch.as_tensor(value) >= 1).all()):
             raise RelevanceError(f"alpha: expected a number of at least 1 (beta = alpha - 1), found {value}")
         super().__init__(value, bias, stabiliser)
 
@@ -233,7 +233,7 @@ class Gamma(Rule):
     parameter = "gamma"
 
     def __init__(self, value: Value = 0.25, bias: Bias = "keep", stabiliser: float = 0.0) -> None:
-        if bool((torch.as_tensor(value) < 0).any()):
+        if not bool((torch.as_tensor(value) >= 0).all()):
             raise RelevanceError(f"gamma: expected a number >= 0, found {value}")
         super().__init__(value, bias, stabiliser)
 
@@ -260,7 +260,7 @@ class Gamma(Rule):
         above, below = self._quotients(state, relevance, value)
         x, gamma = state["x"], over(value, state["x"])
         found = layer.back(above + below, x) * x
-        grown = (layer.back(above, x, 1) + layer.back(below, x, -1)) * state.get("x_positive", x)
+        grown = (layer.back(above, x, 1) + layer.back(below, x, -1)) * (state["x_positive"] if "x_negative" in state else x)
         if "x_negative" in state:
             grown += (layer.back(above, x, -1) + layer.back(below, x, 1)) * state["x_negative"]
         found += gamma * grown
@@ -287,7 +287,7 @@ class ZBox(Rule):
     def __init__(self, low: Value, high: Value, stabiliser: float = 0.0) -> None:
         super().__init__(0.0, "ignore", stabiliser)
         self.low, self.high = low, high
-        if bool((torch.as_tensor(low) > torch.as_tensor(high)).any()):
+        if not bool((torch.as_tensor(low) <= torch.as_tensor(high)).all()):
             raise RelevanceError("zbox: a lower bound lies above its upper bound")
 
     @property
@@ -295,11 +295,12 @@ class ZBox(Rule):
         return *super().kind, *(v if isinstance(v, float | int) else id(v) for v in (self.low, self.high))
 
     def prepare(self, layer: Layer, x: Tensor, z: Tensor) -> State:
-        low, high = (self._bound(v, x) for v in (self.low, self.high))
-        below = layer.forward(x) - layer.forward(low.expand_as(x), 1) - layer.forward(high.expand_as(x), -1)
-        state: State = {"x": x, "low": low, "high": high, "inverse": reciprocal(below, self.stabiliser)}
-        if bool((below == 0).any()):
-            state["none"] = below == 0
+        # the terms grouped by sign of weight: within the bounds none is negative, so nothing cancels
+        above, below = (x - self._bound(v, x) for v in (self.low, self.high))
+        z = layer.forward(above, 1) + layer.forward(below, -1)
+        state: State = {"x": x, "above": above, "below": below, "inverse": reciprocal(z, self.stabiliser)}
+        if bool((z == 0).any()):
+            state["none"] = z == 0
         return state
 
     def _bound(self, value: Value, x: Tensor) -> Tensor:
@@ -313,8 +314,9 @@ class ZBox(Rule):
         return bound
 
     def redistribute(self, layer: Layer, state: State, relevance: Tensor, value: Value) -> Tensor:
-        g, x = relevance * state["inverse"], state["x"]
-        found = layer.back(g, x) * x - layer.back(g, x, 1) * state["low"] - layer.back(g, x, -1) * state["high"]
+        x = state["x"]
+        positive, negative = layer.back_both(relevance * state["inverse"], x)
+        found = positive * state["above"] + negative * state["below"]
         if "none" in state:
             found += layer.spread(relevance * state["none"] / layer.real_inputs(x), x)
         return found
