@@ -17,12 +17,18 @@ MIXED = ("squeezenet1_1", "mobilenet_v2", "densenet121", "efficientnet_lite0")
 LARGE = ("vgg16", "vgg19")  #: a gigabyte of weights in float64
 
 
-def big(name: str, seed: int = 0) -> nn.Module:
-    """A network of 1000 classes in float64: efficientnet_lite0 as it comes, the others random, with norms that do something."""
+def big(name: str, seed: int = 0, hidden: int = 0) -> nn.Module:
+    """A network of 1000 classes in float64: efficientnet_lite0 as it comes, the others random, with norms that do something.
+
+    `hidden`: as many units in VGG's hidden dense layers, in place of 4096.
+    """
     if name == "efficientnet_lite0":
         return classifiers.load(name).network.double()
     with torch.device("meta"):
         network: nn.Module = getattr(torchvision.models, name)(weights=None)
+        if hidden and name.startswith("vgg"):
+            for place, (a, b) in {"0": (25088, hidden), "3": (hidden, hidden), "6": (hidden, 1000)}.items():
+                network.get_submodule("classifier").add_module(place, nn.Linear(a, b))
     return randomised(network.to(torch.float64).to_empty(device="cpu"), seed).eval()
 
 
@@ -46,14 +52,15 @@ def randomised(network: nn.Module, seed: int = 0) -> nn.Module:
 
 def pixels(n: int = 2, size: int = 64, seed: int = 0) -> Tensor:
     """Smooth random inputs of both signs `(n, 3, size, size)`, float64."""
-    rough = torch.randn(n, 3, max(size // 6, 3), max(size // 6, 3), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    side = max(size // 6, 3)
+    rough = torch.randn(n, 3, side, side, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return F.interpolate(rough, size=size, mode="bicubic")
 
 
 class Written(nn.Module):
     """A network whose forward pass is a function of its parts and the input."""
 
-    def __init__(self, function: Callable[[Any, Tensor], Tensor], *parts: nn.Module) -> None:
+    def __init__(self, function: Callable[[Any, Tensor], Any], *parts: nn.Module) -> None:
         super().__init__()
         self.m, self.function = nn.ModuleList(parts), function
 
@@ -61,7 +68,7 @@ class Written(nn.Module):
         return self.function(self.m, x)
 
 
-def small(function: Callable[[Any, Tensor], Tensor], *parts: nn.Module, seed: int = 0) -> nn.Module:
+def small(function: Callable[[Any, Tensor], Any], *parts: nn.Module, seed: int = 0) -> nn.Module:
     return randomised(Written(function, *parts).double(), seed).eval()
 
 

@@ -22,14 +22,11 @@ class Units:
     biases: Vector  #: (units,)
 
 
-def units(forward: Callable[[Tensor], Tensor], reading: Callable[[Tensor], Tensor], bias: Tensor | None, shape: torch.Size) -> Units:
-    """`forward`: the map without bias; `reading`: the same with weights of one; `bias`: as the output is shaped, per channel."""
+def units(forward: Callable[[Tensor], Tensor], reading: Callable[[Tensor], Tensor], shape: torch.Size) -> Units:
+    """Without biases. `forward`: the map of `(N, *shape)`; `reading`: the same with weights of one."""
     eye = torch.eye(shape.numel(), dtype=torch.float64).view(-1, *shape)
     rows, ones = forward(eye), reading(eye)
-    biases = torch.zeros(rows.shape[1:], dtype=torch.float64)
-    if bias is not None:
-        biases += bias.view(-1, *[1] * (biases.ndim - 1))
-    return Units(rows.flatten(1).T.numpy(), ones.flatten(1).T.numpy() != 0, biases.flatten().numpy())
+    return Units(rows.flatten(1).T.numpy(), ones.flatten(1).T.numpy() != 0, np.zeros(rows[0].numel()))
 
 
 def by_unit(share: Callable[[Vector, Vector, Vector, float, float], Vector], layer: Units, x: Tensor, r: Tensor) -> Tensor:
@@ -88,7 +85,7 @@ def gamma(g: float, bias: str) -> Callable[..., Vector]:
     return share
 
 
-def zbox(low: Vector, high: Vector) -> Callable[..., Vector]:
+def zbox(low: Vector | float, high: Vector | float) -> Callable[..., Vector]:
     def share(x: Vector, w: Vector, reads: Vector, b: float, r: float) -> Vector:
         z = x * w - low * np.maximum(w, 0) - high * np.minimum(w, 0)
         return z * r / z.sum() if z.sum() else evenly(reads, r)

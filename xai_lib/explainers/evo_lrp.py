@@ -133,15 +133,20 @@ class Evaluation:
                 found["AS"].append(faithfulness.average_sensitivity(clean, noisy))
         return {m: torch.stack(v, 1).cpu().double().numpy() for m, v in found.items()}
 
+    def noisy(self, image: int, copy: int) -> Tensor:
+        """The normalised image `(1, 3, H, W)`, or its `copy`-th noisy one, counted from 1."""
+        one = self.inputs[image : image + 1]
+        if copy == 0:
+            return one
+        if image not in self._noisy:
+            self._noisy[image] = faithfulness.perturbed(one, self.samples, self.bound, rng=self._noise[image])
+        return self._noisy[image][copy - 1]
+
     def _recording(self, image: int, copy: int) -> Recording:
         if (image, copy) in self._kept:
             return self._kept[image, copy]
-        if copy and image not in self._noisy:
-            one = self.inputs[image : image + 1]
-            self._noisy[image] = faithfulness.perturbed(one, self.samples, self.bound, rng=self._noise[image])[:, 0]
-        x = self.inputs[image] if copy == 0 else self._noisy[image][copy - 1]
         with left_as_it_was(self.classifier):
-            recording = Recording(self.classifier.network, x[None], self._last)
+            recording = Recording(self.classifier.network, self.noisy(image, copy), self._last)
         self._last = self._last or recording
         return recording
 
@@ -286,8 +291,8 @@ def search(
             seconds = state.seconds + time.perf_counter() - began
             state = _State(key, state.asker, [*state.rows, pd.DataFrame(columns)], seconds)
             _write(checkpoint, state)
-            bar.set_postfix_str(f"best {min(float(r.cost.min()) for r in state.rows):.4f}", refresh=False)
             bar.update()
+            bar.set_postfix_str(f"best {min(float(r.cost.min()) for r in state.rows):.4f}")
     history = pd.concat(state.rows, ignore_index=True)
     found = Tuning(evaluation.family, evaluation.groups, evaluation.bias, objective.name, strategy, seed, (), 0.0, history,
                    state.seconds)  # fmt: skip
@@ -319,7 +324,7 @@ class _Cma:
         self.size = size
         options = {
             "bounds": [0, 1], "popsize": population, "seed": np.nan, "randn": _Normal(seed), "verbose": -9, "verb_log": 0,
-            "signals_filename": None,
+            "signals_filename": "",
         }  # fmt: skip
         self.strategy = cma.CMAEvolutionStrategy([start] * max(size, 2), sigma, options)  # cma wants two dimensions at least
         self.asked: list[np.ndarray] = []

@@ -269,7 +269,7 @@ def _targets(targets: int | Sequence[int] | Tensor, inputs: Tensor) -> Tensor:
 
 def _by_zennit(network: nn.Module, inputs: Tensor, targets: Tensor, composite: zennit.core.Composite) -> Tensor:
     if not isinstance(composite, zennit.core.Composite):
-        raise RelevanceError(f"composite: expected one of {', '.join(COMPOSITES)} (functions of this module), found {composite!r}")
+        raise RelevanceError(f"composite: expected one of {', '.join(COMPOSITES)} (functions here), found {composite!r}")
     x = inputs.detach().clone().requires_grad_()
     with left_as_it_was(network), torch.enable_grad():
         try:

@@ -20,6 +20,7 @@ from xai_lib.plots.advise import (
     unit_densities,
 )
 from xai_lib.plots.elime import costs, curves, encoding, features, framework, gains, sizes, stages, superpixels
+from xai_lib.plots.evo_lrp import by_depth, convergence, front, metric_bars, relevance_rows
 from xai_lib.plots.pictures import maps, masked, panels, predictions, show, show_map, show_over
 from xai_lib.plots.style import (
     CLAMP,
@@ -46,4 +47,6 @@ __all__ = [
     # ADVISE
     "journey", "unit_densities", "groups", "scores", "centres", "ablation", "randomisation", "score_bars", "rewards",
     "intervals",
+    # EVO-LRP
+    "relevance_rows", "metric_bars", "convergence", "by_depth", "front",
 ]  # fmt: skip

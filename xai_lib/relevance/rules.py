@@ -299,6 +299,7 @@ class ZBox(Rule):
         above, below = (x - self._bound(v, x) for v in (self.low, self.high))
         z = layer.forward(above, 1) + layer.forward(below, -1)
         state: State = {"x": x, "above": above, "below": below, "inverse": reciprocal(z, self.stabiliser)}
+        state["bounds"] = self.low, self.high  # kept alive: `kind` knows them by their identity
         if bool((z == 0).any()):
             state["none"] = z == 0
         return state

@@ -181,9 +181,7 @@ class Results:
         passes through JSON always, so that a resumed run equals an uninterrupted one. Units live until a
         run of the notebook is complete; `--force` clears them. Outside a run nothing is kept.
         """
-        folder = os.environ.get("XAI_RUN_UNITS")
-        said = _json([key, os.environ.get("XAI_RUN_PACKAGE"), self._held["inputs"]], "the key of a unit")
-        path = Path(folder) / f"{hashlib.sha256(said.encode()).hexdigest()}.json" if folder else None
+        path = self._unit_file(key)
         if path and path.is_file():
             self._held["units"]["kept"] += 1
             return json.loads(path.read_text(encoding="utf-8"))
@@ -195,6 +193,14 @@ class Results:
             write_whole(path, text)
         return json.loads(text)
 
+    def checkpoint(self, key: dict[str, Any]) -> Path | None:
+        """A file for the state of one long computation inside `unit`, of the same key; None outside a run.
+
+        It depends on what the unit depends on and lives as long. Whoever uses it writes it whole.
+        """
+        path = self._unit_file(key)
+        return path.with_suffix(".checkpoint") if path else None
+
     def share(self, items: Iterable[T]) -> list[T]:
         """Those of `items` that are to be measured here: all, or every N-th where this is one of N shards.
 
@@ -203,6 +209,11 @@ class Results:
         """
         number, _, count = os.environ.get("XAI_RUN_SHARD", "1/1").partition("/")
         return list(items)[int(number) - 1 :: int(count)]
+
+    def _unit_file(self, key: dict[str, Any]) -> Path | None:
+        folder = os.environ.get("XAI_RUN_UNITS")
+        said = _json([key, os.environ.get("XAI_RUN_PACKAGE"), self._held["inputs"]], "the key of a unit")
+        return Path(folder) / f"{hashlib.sha256(said.encode()).hexdigest()}.json" if folder else None
 
     def _check(self, kind: str, name: str, caption: str) -> None:
         _check_name(name)

@@ -19,7 +19,7 @@ TAG = "measure"
 """Tag of the cells that measure."""
 VARIABLE = "XAI_RUN_SHARD"
 """Environment variable that tells a kernel its shard, as `2/5`."""
-_HANDING_OVER = {"figure", "table", "claim", "claims", "not_shown", "record", "unit", "share"}
+_HANDING_OVER = {"figure", "table", "claim", "claims", "not_shown", "record", "unit", "share", "checkpoint"}
 """Methods of `Results` after which nothing else depends on the cell; `input` is not among them: units do."""
 
 
