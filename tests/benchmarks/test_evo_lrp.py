@@ -16,7 +16,7 @@ import torch
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "evo_lrp.py"
 SMALLEST = (
     "--busy --rounds 1 --images 1 --runs 4 --subset 100 --samples 1 --population 2 --plain 1 --networks squeezenet1_1 "
-    "--rap resnet18 --size 64"
+    "--rap resnet18 --size 64 --threads 1"
 )
 
 
@@ -34,9 +34,10 @@ def figures(bench: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> dict
     """Of the smallest run; it ends with an error where zennit or quantus finds something else."""
     rows, threads, lines = tmp_path_factory.mktemp("rows") / "rows", torch.get_num_threads(), list[str]()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["evo_lrp.py", *SMALLEST.split(), "--threads", str(threads), "--rows", str(rows)])
+        patch.setattr(sys, "argv", ["evo_lrp.py", *SMALLEST.split(), "--rows", str(rows)])
         patch.setattr("builtins.print", lambda *words, **_: lines.append(" ".join(map(str, words))))
         bench.main()
+    torch.set_num_threads(threads)
     assert [json.loads(r)["figure"] for r in rows.read_text().split("\n\n")] == ["alphabeta", "rap", "candidates"]
     found: dict[str, Any] = json.loads(lines[-1])
     return found

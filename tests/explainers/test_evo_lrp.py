@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,13 +18,14 @@ import torch
 from torch import Tensor
 
 from tests.networks import picture, tiny
-from xai_lib import explainers
+from xai_lib import explainers, strategies
 from xai_lib.classifiers import Classifier
 from xai_lib.explainers import evo_lrp, lrp
-from xai_lib.explainers.evo_lrp import Evaluation, Objective, TuningError, search
+from xai_lib.explainers.evo_lrp import Evaluation, Objective, search
 from xai_lib.explanation import ExplanationError
 from xai_lib.metrics import faithfulness
 from xai_lib.relevance import Recording
+from xai_lib.strategies import TuningError
 
 PICTURES = torch.stack([picture(s) for s in range(2)])
 TARGETS = torch.tensor([1, 3])
@@ -144,20 +147,22 @@ def test_one_parameter_for_all_layers() -> None:
 
 
 def test_the_lattice_fills_the_budget() -> None:
-    points = evo_lrp.lattice(3, 30)
+    points = strategies.lattice(3, 30)
     assert points.shape == (30, 3) and len(np.unique(points[:27], axis=0)) == 27
     assert (points[27:] == points[27:, :1]).all() and points.min() >= 0 and points.max() <= 1
-    assert evo_lrp.lattice(6, 12).shape == (12, 6)
+    assert strategies.lattice(6, 12).shape == (12, 6)
 
 
 SEARCH = """
 import sys, time, numpy as np, torch
 from pathlib import Path
+from typing import Any
 from tests.explainers.test_evo_lrp import small
+from xai_lib import strategies
 from xai_lib.explainers import evo_lrp
 if sys.argv[2] == "slow":  # so that there is time to kill it between two generations
-    told = evo_lrp._Cma.tell
-    evo_lrp._Cma.tell = lambda self, costs: (time.sleep(0.3), told(self, costs))[1]
+    told = strategies.Cma.tell
+    strategies.Cma.tell = lambda self, costs: (time.sleep(0.3), told(self, costs))[1]
 torch.set_num_threads(1)
 found = evo_lrp.search(small(), evo_lrp.Objective.of("FC"), generations=8, seed=2, checkpoint=sys.argv[1] or None)
 print(found.history.to_json(double_precision=15), found.values)
@@ -167,7 +172,8 @@ print(found.history.to_json(double_precision=15), found.values)
 def run(checkpoint: Path | str, pace: str = "fast") -> subprocess.Popen[str]:
     command = [sys.executable, "-c", SEARCH, str(checkpoint), pace]
     root = Path(__file__).resolve().parents[2]
-    return subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": "."})
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=root, env=os.environ | {"PYTHONPATH": "."}, **pipes)
 
 
 def test_a_killed_search_goes_on_to_the_same_numbers(tmp_path: Path) -> None:
@@ -181,7 +187,7 @@ def test_a_killed_search_goes_on_to_the_same_numbers(tmp_path: Path) -> None:
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
     assert killed.returncode == -signal.SIGKILL and checkpoint.exists()
-    done = len(evo_lrp._read(checkpoint, evo_lrp.pickle.loads(checkpoint.read_bytes()).key).rows)  # type: ignore[union-attr]
+    done = len(strategies.read(checkpoint, pickle.loads(checkpoint.read_bytes()).key).rows)  # type: ignore[union-attr]
     assert 1 <= done < 8
     resumed = run(checkpoint)
     (expected, _), (found, said) = whole.communicate(), resumed.communicate()
@@ -248,8 +254,8 @@ def test_clamped_maps_and_their_composite() -> None:
     maps = torch.randn(3, 20, 20, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 1e3, 1e-3])[:, None, None]
     cut = evo_lrp.clamped(maps)
     assert cut.abs().amax((1, 2)).tolist() == pytest.approx([1, 1, 1])
-    low, high = np.percentile(maps[0], [1, 99])
-    np.testing.assert_allclose(cut[0], np.clip(maps[0], low, high) / max(-low, high), rtol=1e-5)
+    low, high = np.percentile(maps[0].numpy(), [1, 99])
+    np.testing.assert_allclose(cut[0], np.clip(maps[0].numpy(), low, high) / max(-low, high), rtol=1e-5)
     torch.testing.assert_close(evo_lrp.composite_map(maps), cut.mean(0))
     assert torch.equal(evo_lrp.clamped(torch.zeros(4, 4)), torch.zeros(4, 4))
 

@@ -10,14 +10,11 @@ one batch. All candidates, strategies and seeds meet the same perturbations, so 
 from __future__ import annotations
 
 import hashlib
-import itertools
 import math
-import os
-import pickle
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -27,22 +24,17 @@ from tqdm import tqdm
 
 from xai_lib import explanation
 from xai_lib.classifiers import Classifier
-from xai_lib.errors import XaiError
 from xai_lib.explainers import lrp
 from xai_lib.explanation import Explainer, ExplanationError, checked_images, left_as_it_was, rng_for
 from xai_lib.metrics import faithfulness
 from xai_lib.relevance import Bias, Recording
+from xai_lib.strategies import State, Strategy, TuningError, asker, read, write
 
 Family = Literal["alpha_beta", "epsilon"]
-Strategy = Literal["cma", "random", "grid"]
 METRICS = ("FC", "SP", "AS")
 """Faithfulness correlation (higher is better), sparseness (higher), average sensitivity (lower)."""
 BETTER = {"FC": 1.0, "SP": 1.0, "AS": -1.0}
 FAILED = 1e6  #: the cost of a candidate that no image has a score for (CMA-ES takes NaN without a word)
-
-
-class TuningError(XaiError):
-    """A search that cannot be run, or a checkpoint that does not belong to it."""
 
 
 def parameter(family: Family, u: np.ndarray) -> np.ndarray:
@@ -93,8 +85,8 @@ class Evaluation:
         self.composite = composite(classifier, family, (float(parameter(family, np.array(0.25))),), "all", bias)
         self.composite.groups, self.composite.values = groups, ()
         self._rng = [rng_for(seed, image, int(t)) for image, t in zip(images, targets, strict=True)]
-        shape = tuple(self.inputs.shape[1:])
-        self.indices = torch.stack([faithfulness.subsets(shape, runs, subset, rng=r) for r in self._rng])
+        channels, height, width = self.inputs.shape[1:]
+        self.indices = torch.stack([faithfulness.subsets((channels, height, width), runs, subset, rng=r) for r in self._rng])
         with left_as_it_was(classifier):
             self.drops = faithfulness.drops(classifier.network, self.inputs, self.targets, self.indices.to(classifier.device))
         self._noise = [r.spawn(1)[0] for r in self._rng]
@@ -274,9 +266,9 @@ def search(
                           f"{generations}, {population}, {seed}")  # fmt: skip
     metrics = objective.metrics if strategy == "cma" else METRICS
     key = f"{evaluation.fingerprint()} {objective} {strategy} {generations} {population} {start} {sigma} {seed}"
-    state = _read(checkpoint, key)
+    state = read(checkpoint, key)
     if state is None:
-        state = _State(key, _asker(strategy, evaluation.size, population, generations, start, sigma, seed), [], 0.0)
+        state = State(key, asker(strategy, evaluation.size, population, generations, start, sigma, seed), [], 0.0)
     words = f"{strategy} {evaluation.family} {objective.name} seed {seed}"
     with tqdm(total=generations, initial=len(state.rows), desc=words, disable=not progress, leave=False) as bar:
         while len(state.rows) < generations:
@@ -289,8 +281,8 @@ def search(
             state.asker.tell(costs)
             columns = {"generation": len(state.rows), "cost": costs, **means, **{f"u{g}": u[:, g] for g in range(u.shape[1])}}
             seconds = state.seconds + time.perf_counter() - began
-            state = _State(key, state.asker, [*state.rows, pd.DataFrame(columns)], seconds)
-            _write(checkpoint, state)
+            state = State(key, state.asker, [*state.rows, pd.DataFrame(columns)], seconds)
+            write(checkpoint, state)
             bar.update()
             bar.set_postfix_str(f"best {min(float(r.cost.min()) for r in state.rows):.4f}")
     history = pd.concat(state.rows, ignore_index=True)
@@ -303,102 +295,6 @@ def _mean(scores: np.ndarray) -> np.ndarray:
     """Mean over images of `(P, N)`, those without a score left out; NaN where there is none."""
     known = np.isfinite(scores)
     return np.where(known.any(1), np.where(known, scores, 0).sum(1) / np.maximum(known.sum(1), 1), np.nan)
-
-
-class _Normal:
-    """Random numbers of CMA-ES from a generator of its own; the package's default draws from numpy's global one."""
-
-    def __init__(self, seed: int) -> None:
-        self.rng = np.random.default_rng(seed)
-
-    def __call__(self, *shape: int) -> np.ndarray:
-        return self.rng.standard_normal(shape)
-
-
-class _Cma:
-    """CMA-ES (package cma) on the unit cube, without its own criteria for stopping: every search has the same budget."""
-
-    def __init__(self, size: int, population: int, start: float, sigma: float, seed: int) -> None:
-        import cma
-
-        self.size = size
-        options = {
-            "bounds": [0, 1], "popsize": population, "seed": np.nan, "randn": _Normal(seed), "verbose": -9, "verb_log": 0,
-            "signals_filename": "",
-        }  # fmt: skip
-        self.strategy = cma.CMAEvolutionStrategy([start] * max(size, 2), sigma, options)  # cma wants two dimensions at least
-        self.asked: list[np.ndarray] = []
-
-    def ask(self) -> np.ndarray:
-        self.asked = self.strategy.ask()
-        return np.clip(np.array(self.asked), 0, 1)[:, : self.size]
-
-    def tell(self, costs: np.ndarray) -> None:
-        self.strategy.tell(self.asked, costs.tolist())
-
-
-class _Listed:
-    """Candidates that were fixed beforehand, a population at a time."""
-
-    def __init__(self, points: np.ndarray, population: int) -> None:
-        self.points, self.population, self.at = points, population, 0
-
-    def ask(self) -> np.ndarray:
-        self.at += self.population
-        return self.points[self.at - self.population : self.at]
-
-    def tell(self, costs: np.ndarray) -> None:
-        pass
-
-
-def _asker(strategy: Strategy, size: int, population: int, generations: int, start: float, sigma: float, seed: int) -> Any:
-    if strategy == "cma":
-        return _Cma(size, population, start, sigma, seed)
-    budget = population * generations
-    points = np.random.default_rng([seed, 1]).random((budget, size)) if strategy == "random" else lattice(size, budget)
-    return _Listed(points, population)
-
-
-def lattice(size: int, budget: int) -> np.ndarray:
-    """`budget` points of the unit cube `(budget, size)`: the largest regular lattice, then equal values in all groups."""
-    steps = max(s for s in range(1, budget + 1) if s**size <= budget)
-    axis = np.linspace(0, 1, steps) if steps > 1 else np.array([0.5])
-    points = np.array([*itertools.product(axis, repeat=size)])
-    rest = budget - len(points)
-    return np.concatenate([points, np.tile((np.arange(rest)[:, None] + 0.5) / max(rest, 1), size)])
-
-
-class _State(NamedTuple):
-    key: str
-    asker: Any
-    rows: list[pd.DataFrame]
-    seconds: float
-
-
-def _read(checkpoint: str | Path | None, key: str) -> _State | None:
-    if checkpoint is None or not Path(checkpoint).exists():
-        return None
-    try:
-        state = pickle.loads(Path(checkpoint).read_bytes())
-        wrong = not isinstance(state, _State)
-    except Exception as error:  # a damaged pickle raises nearly anything
-        raise TuningError(f"checkpoint {checkpoint} cannot be read ({type(error).__name__}); remove it to begin anew") from None
-    if wrong or state.key != key:
-        raise TuningError(f"checkpoint {checkpoint} belongs to another search (network, images, settings); remove it or name another")
-    return state
-
-
-def _write(checkpoint: str | Path | None, state: _State) -> None:
-    if checkpoint is None:
-        return
-    path = Path(checkpoint)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.{os.getpid()}")
-    with beside.open("wb") as file:
-        file.write(pickle.dumps(state))
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -6,9 +6,10 @@ Montavon et al. 2019. `relevance` is a function of tensors; the explainer `lrp` 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, cast, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -245,7 +246,7 @@ def groups_of(recording: Recording, groups: Grouping) -> list[int]:
         return [*range(len(layers))]
     head = {i for i, o in enumerate(layers) if isinstance(o.layer, Dense)} or {len(layers) - 1}
     sizes = ["head" if i in head else tuple(o.output.shape[2:]) for i, o in enumerate(layers)]
-    changes = [0, *(int(a != b) for a, b in zip(sizes, sizes[1:], strict=False))]
+    changes = [0, *(int(a != b) for a, b in itertools.pairwise(sizes))]
     return np.cumsum(changes).tolist()
 
 
@@ -396,6 +397,6 @@ class Lrp(Explainer):
         found = propagate(recording, settings.build(classifier), start[None], ledger=ledger)[0, 0].sum(0)
         details = {
             "logit": float(recording.logits[0, target]), "pixels": float(found.sum()),
-            "biases": float(cast(Tensor, torch.as_tensor(ledger.biases)).sum()), "calls": 2,
+            "biases": float(torch.as_tensor(ledger.biases).sum()), "calls": 2,
         }  # fmt: skip
         return found, 2, details

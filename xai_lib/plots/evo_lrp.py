@@ -40,7 +40,8 @@ def relevance_rows(
             else:
                 drawn = show_map(axes, values, signed=not positive, title=word, limit=1.0)
         if sides:
-            grid[i][0].text(-0.05, 0.5, sides[i], rotation=90, ha="right", va="center", transform=grid[i][0].transAxes, fontsize=8)
+            grid[i][0].text(-0.05, 0.5, sides[i], rotation=90, ha="right", va="center", fontsize=8,
+                            transform=grid[i][0].transAxes)  # fmt: skip
     bar = figure.colorbar(drawn, ax=grid, shrink=0.6, fraction=0.03, pad=0.01)
     bar.set_label("relevance, of the map's largest", fontsize=8)
     bar.ax.tick_params(labelsize=7)

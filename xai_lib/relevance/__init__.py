@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from xai_lib.relevance.layers import Convolution, Dense, Layer, Pooling, Scaling, Weighted
-from xai_lib.relevance.recording import Ledger, Operation, Recording, UnsupportedNetwork
+from xai_lib.relevance.operations import Ledger, Operation, UnsupportedNetwork
+from xai_lib.relevance.recording import Recording
 from xai_lib.relevance.rules import AlphaBeta, Bias, Epsilon, Flat, Gamma, Norm, RelevanceError, Rule, State, Value, ZBox
 
 __all__ = [

@@ -97,7 +97,7 @@ class Convolution(Weighted):
         if self.groups > 1:
             return super().back_both(g, like)
         both = torch.cat([self.of_sign(1), self.of_sign(-1)], 1).contiguous(memory_format=torch.channels_last)
-        positive, negative = self._transposed(g, like, both, 1).chunk(2, 2)  # one pass: few channels cost as much as twice as many
+        positive, negative = self._transposed(g, like, both, 1).chunk(2, 2)  # one pass: twice the few channels cost the same
         return positive, negative
 
     def real_inputs(self, x: Tensor) -> Tensor:

@@ -113,7 +113,7 @@ class Epsilon(Rule):
 
     def __init__(self, value: Value = 1e-9, bias: Bias = "keep", *, relative: bool = False) -> None:
         if bias == "spread":
-            raise RelevanceError('epsilon: bias="spread" diverges (relevance of inactive units is divided by 0); "keep" or "ignore"')
+            raise RelevanceError('epsilon: bias="spread" diverges (relevance of inactive units over 0); take "keep" or "ignore"')
         if not bool((torch.as_tensor(value) > 0).all()):
             raise RelevanceError(f"epsilon: expected a number above 0 (1e-9 stands for LRP-0), found {value}")
         super().__init__(value, bias)

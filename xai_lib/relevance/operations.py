@@ -1,0 +1,71 @@
+"""An operation of a recorded pass: what went in and came out, and its place in the graph of the way back."""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from xai_lib.relevance.layers import Layer
+from xai_lib.relevance.rules import RelevanceError, Rule, State
+
+
+class UnsupportedNetwork(RelevanceError):
+    """A network with an operation that no rule is known for."""
+
+
+@dataclass
+class Operation:
+    """One call: what it was, what went in, what came out. `index` counts convolutions and dense layers, from the input."""
+
+    kind: str
+    inputs: list[Tensor]
+    output: Tensor
+    index: int
+    layer: Layer | None = None
+    indices: Tensor | None = None  #: of max pooling
+    states: dict[Any, State] = field(default_factory=dict)
+
+    def state(self, rule: Rule) -> State:
+        """What the rule keeps of this image; made once."""
+        if rule.kind not in self.states:
+            assert self.layer is not None
+            self.states[rule.kind] = rule.prepare(self.layer, self.inputs[0], self.output)
+        return self.states[rule.kind]
+
+
+@dataclass
+class Ledger:
+    """The relevance that biases kept on the way back, `(P, N)`."""
+
+    biases: Tensor | float = 0.0
+
+
+class Back(torch.autograd.Function):
+    """Stands in the graph for an operation: its output is known, on the way back the rule decides."""
+
+    @staticmethod
+    def forward(ctx: Any, recording: Any, operation: Operation, candidates: int, *inputs: Tensor) -> Tensor:
+        # weak: the recording holds this graph, and Python's collector does not see cycles through autograd's nodes
+        ctx.recording, ctx.operation, ctx.candidates = weakref.ref(recording), operation, candidates
+        output = operation.output
+        if candidates == 1:
+            return output.detach()
+        return output.expand(candidates, *output.shape).flatten(0, 1)
+
+    @staticmethod
+    def backward(ctx: Any, relevance: Tensor) -> tuple[Any, ...]:
+        r = relevance.unflatten(0, (ctx.candidates, -1))
+        return None, None, None, *(f.flatten(0, 1) for f in ctx.recording().back(ctx.operation, r))
+
+
+def unpooled(operation: Operation, r: Tensor) -> Tensor:
+    """Relevance to the largest input of each window; channels last, as everything else."""
+    x, indices = operation.inputs[0], cast(Tensor, operation.indices)
+    places = indices.flatten(2).transpose(1, 2).expand(len(r), -1, -1, -1)  # (P, N, hw, C)
+    found = r.new_zeros(*r.shape[:2], x[0, 0].numel(), r.shape[2])
+    found.scatter_add_(2, places, r.flatten(3).transpose(2, 3))
+    return found.view(*r.shape[:2], *x.shape[2:], -1).permute(0, 1, 4, 2, 3)
