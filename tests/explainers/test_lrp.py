@@ -16,6 +16,7 @@ from xai_lib.explainers import lrp
 from xai_lib.explanation import ExplanationError
 from xai_lib.relevance import AlphaBeta, Epsilon, Gamma, Recording, RelevanceError, ZBox
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 X = pixels(2, 16)
 BOX = (-5.0, 5.0)
 ANY: Any = "any"

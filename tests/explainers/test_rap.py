@@ -18,6 +18,7 @@ from xai_lib.explainers import lrp, rap
 from xai_lib.explanation import ExplanationError
 from xai_lib.relevance import UnsupportedNetwork
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 X = pixels(2, 12)
 
 

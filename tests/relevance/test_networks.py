@@ -19,6 +19,7 @@ from tests.relevance.networks import LARGE, MIXED, RELU, big, pixels
 from xai_lib.explainers import lrp, rap
 from xai_lib.relevance import Bias, Ledger, Recording, UnsupportedNetwork
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 BOX = (-6.0, 6.0)
 
 

@@ -18,7 +18,7 @@ from xai_lib.relevance import Convolution, Dense, Recording
 
 ORACLE = Path(os.environ.get("XAI_DATA_HOME", "absent")).parent / "oracles" / "rap_lrp.npz"
 REASON = "the authors' results (oracles/rap_lrp.npz) are not beside XAI_DATA_HOME"
-pytestmark = pytest.mark.skipif(not ORACLE.is_file(), reason=REASON)
+pytestmark = [pytest.mark.skipif(not ORACLE.is_file(), reason=REASON), pytest.mark.usefixtures("one_thread")]
 both = pytest.mark.parametrize("name", ["vgg", "res"])
 logits = pytest.mark.parametrize("which", ["top", "low"])
 

@@ -17,6 +17,7 @@ from tests.relevance.networks import Res, pixels, randomised, sequential, small
 from xai_lib.explainers import lrp
 from xai_lib.relevance import AlphaBeta, Convolution, Dense, Epsilon, Gamma, Ledger, Recording, RelevanceError, ZBox
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 X = pixels(3, 16)
 TARGETS = torch.tensor([0, 4, 2])
 COMPOSITES = [

@@ -17,6 +17,7 @@ from xai_lib.explainers import rap
 from xai_lib.relevance import AlphaBeta, Dense, Epsilon, Flat, Gamma, Layer, Norm, Pooling, RelevanceError, Rule, Scaling, ZBox
 from xai_lib.relevance.layers import Convolution, of_module
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 ANY: Any = "any"
 SHAPES: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "dense": (nn.Linear(7, 5), (7,)),

@@ -15,6 +15,7 @@ from xai_lib.errors import XaiError
 from xai_lib.explainers import lrp, rap
 from xai_lib.relevance import Recording, RelevanceError, UnsupportedNetwork
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 X = pixels(2, 8)
 END = nn.Linear(4, 5)
 

@@ -17,6 +17,7 @@ from tests.relevance.networks import pixels, sequential
 from xai_lib.explainers import lrp
 from xai_lib.relevance import AlphaBeta, Epsilon, Flat, Gamma, Norm, Rule, ZBox
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 LEAST = 1e-9
 X = pixels(3, 16)
 TARGETS = torch.tensor([0, 3, 4])

@@ -1,4 +1,4 @@
-"""One thread: two of them wait for each other on a machine that is busy, and small layers gain nothing by them."""
+"""Fixtures that tests of more than one folder ask for."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import pytest
 import torch
 
 
-@pytest.fixture(scope="package", autouse=True)
+@pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
+    """Two threads wait for each other on a machine that is busy, and small layers gain nothing by them."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
