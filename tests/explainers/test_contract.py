@@ -20,6 +20,7 @@ from xai_lib.images import View
 SMALL: dict[str, dict[str, Any]] = {
     "advise": {},
     "elime": {"calls": 40, "segmentation": "slic"},
+    "evo_lrp": {"generations": 2, "population": 4, "runs": 10, "subset": 50},
     "fem": {},
     "grad_cam": {},
     "grad_cam_pp": {"score": "logit"},
