@@ -8,7 +8,7 @@ what it is the unit of. The plain loop makes each candidate a composite of zenni
 quantus, whose draws are replaced by ours, so that both must find the same scores: checked in the same run (the exit status
 is 1 where one differs). It is slow, so few of the candidates go through it. Our float32 relevance is checked against
 zennit's in float64, and in float32 with the network channels last as ours. Rounding may let another pixel win a max
-pooling, in any of them: one winner of 200,000 has moved a map by 1e-4 of its largest value.
+pooling, in any of them: one winner of 330,000 has moved a map by 1e-4 of its largest value.
 """
 
 from __future__ import annotations

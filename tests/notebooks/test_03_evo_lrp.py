@@ -1,0 +1,105 @@
+"""Notebook 03 run for real at its smallest parameters, with the network of the install alone."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SMALLEST = {
+    "photographs": "coffee", "held_out": "chelsea", "generations": "1", "population": "4", "perturbations": "10,100",
+    "noisy": "1,1,1,1", "lime_samples": "20", "class_pairs": "1", "pairs": "FC+SP", "device": "cpu",
+}  # fmt: skip
+TABLE_1 = "network,method,objective,seed,split,images,FC,FC_sd,SP,SP_sd,AS,AS_sd\n"
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run in a project of its own, without any weights but those of the install."""
+    root = tmp_path_factory.mktemp("project")
+    (root / "notebooks").mkdir()
+    for notebook in (REPOSITORY / "notebooks").glob("*.ipynb"):  # the profile names them all
+        shutil.copy(notebook, root / "notebooks")
+    for name in ("profiles/default.yaml", "Snakefile"):
+        (root / "papermill_runs" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(REPOSITORY / "papermill_runs" / name, root / "papermill_runs" / name)
+    environment = {k: v for k, v in os.environ.items() if k not in ("XAI_WEIGHTS_HOME", "XAI_DATA_HOME")}
+    path = os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment |= {"PYTHONPATH": path, "TORCH_HOME": str(root / "no_weights")}
+    options = [word for name, value in SMALLEST.items() for word in ("-p", f"{name}={value}")]
+    command = [sys.executable, "-m", "xai_lib.runs.command", "--root", str(root), "run", "03_evo_lrp", *options]
+    done = subprocess.run(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=900)
+    assert done.returncode == 0, done.stdout
+    return root / "papermill_runs" / "default" / "03_evo_lrp"
+
+
+def table(result: Path, name: str) -> pd.DataFrame:
+    return pd.read_csv(result / "tables" / f"{name}.csv", keep_default_na=True)
+
+
+def test_every_item_of_the_paper_is_shown_or_named_as_missing(result: Path) -> None:
+    handed: dict[str, Any] = json.loads((result / "run.json").read_text())["results"]
+    shown = {entry["paper"] for entry in handed["figures"]}
+    assert {*(f"Figure {i}" for i in range(1, 6)), "Figure 2, counterpart for ε"} <= shown
+    missing = {entry["item"] for entry in handed["not_shown"]}
+    assert {"Figure 6", "Tables 1 to 3 of the paper", "network mobilenetv1_075"} <= missing
+
+
+def test_table_1_has_its_columns_and_every_rival(result: Path) -> None:
+    assert (result / "tables" / "table-1.csv").read_text().startswith(TABLE_1)
+    one = table(result, "table-1")
+    assert set(one.split) == {"tune", "held-out"} and set(one.images) == {1}
+    rivals = {"untuned alpha-beta", "untuned epsilon", "LRP-0", "Grad-CAM", "LIME", "IG", "random alpha-beta", "grid alpha-beta",
+              "grid alpha-beta, one parameter", "random epsilon", "grid epsilon"}  # fmt: skip
+    assert rivals | {"EVO alpha-beta", "EVO epsilon"} <= set(one.method)
+    tuned = one[one.method.isin(["EVO alpha-beta", "EVO epsilon"])]
+    assert set(tuned.objective) == {"FC", "SP", "AS", "composite"}
+    assert one[["FC", "SP", "AS"]].notna().all().all() and one.SP.between(0, 1).all() and (one.AS >= 0).all()
+
+
+def test_searches_had_the_same_budget_and_their_parameters_are_within_the_bounds(result: Path) -> None:
+    searches = table(result, "table-search")
+    assert set(searches.strategy) == {"cma", "random", "grid"} and set(searches.candidates) == {4} and not searches.failed.any()
+    values = searches.filter(like="group_")
+    assert values[searches.family == "alpha_beta"].stack().between(1, 5).all()
+    assert values[searches.family == "epsilon"].stack().between(1e-4, 10).all()
+    cost = table(result, "table-cost")
+    np.testing.assert_allclose(cost.seconds / cost.candidates, cost.seconds_a_candidate)
+
+
+def test_relevance_is_conserved_where_the_rule_says_so(result: Path) -> None:
+    error = table(result, "table-conservation").set_index("rule").error
+    assert error["ε → 0, keep"] < 1e-6 and error["α = 1, spread"] < 1e-9 and error["α = 2, spread"] < 1e-9
+
+
+def test_claims_follow_from_the_tables(result: Path) -> None:
+    claims = pd.read_csv(result / "claims.csv", keep_default_na=False, dtype=str).set_index("name").holds
+    assert {"c1-better-fc", "c1-evolution-random", "c3-balance", "c7-classes", "c9-epsilon-less", "transfer-photographs"} <= set(
+        claims.index
+    )
+    found = table(result, "table-differences")
+    against = found[found.against == "random alpha-beta"]
+    assert len(against) == 3 and (against.images == 1).all()
+    sparse = found[(found.ours == "EVO epsilon") & (found.metric == "SP") & (found.against == "untuned epsilon")].iloc[0]
+    assert claims["c2-epsilon-sparse"] == str(bool(sparse.low > 0)).lower()
+
+
+def test_figures_fit_a_page_and_the_run_is_small(result: Path) -> None:
+    for path in (result / "figures").glob("*.png"):
+        assert Image.open(path).width <= 7.6 * 150, path.name
+    assert sum(path.stat().st_size for path in result.rglob("*") if path.suffix != ".html") < 3_000_000
+
+
+def test_cells_are_short_and_the_source_has_no_outputs() -> None:
+    cells = json.loads((REPOSITORY / "notebooks" / "03_evo_lrp.ipynb").read_text())["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert max("".join(cell["source"]).count("\n") + 1 for cell in code) <= 20
+    assert not any(cell["outputs"] or cell["execution_count"] for cell in code)
