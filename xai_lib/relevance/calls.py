@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from xai_lib.relevance.recording import Recording
 
 
-class Mode(TorchFunctionMode):
+class Mode(TorchFunctionMode, ABC):
     """Sees every call of a torch function; calls that a rule deals with go to `meet`."""
 
     def __init__(self, recording: Recording) -> None:
@@ -30,9 +31,9 @@ class Mode(TorchFunctionMode):
         self.kept: list[Tensor] = []  # keeps identities unique
         self.written: dict[int, Tensor | None] = {}  # tensor that was written over -> what it holds now; None: in part
 
+    @abstractmethod
     def meet(self, kind: str, function: Any, args: Any, kwargs: Any, inputs: list[Tensor]) -> Tensor:
         """The output of a call; `inputs` are its arguments that depend on the network's input."""
-        raise NotImplementedError
 
     def used(self, inputs: list[Tensor]) -> None:
         """Called for whatever reads a tensor that depends on the network's input."""

@@ -122,11 +122,7 @@ class Convolution(Weighted):
         ]
         even = left == right and top == bottom
         crop = (top, left) if even else (0, 0)
-        if max(extra) < max(*self.stride, *self.dilation):
-            found = F.conv_transpose2d(flat, weight, None, self.stride, crop, extra, groups, self.dilation)
-        else:  # pixels at the far edge that no unit reads
-            found = F.conv_transpose2d(flat, weight, None, self.stride, crop, 0, groups, self.dilation)
-            found = F.pad(found, (0, extra[1], 0, extra[0]))
+        found = F.conv_transpose2d(flat, weight, None, self.stride, crop, extra, groups, self.dilation)
         if not even:
             found = found[:, :, top : size[0] - bottom, left : size[1] - right]
         return found.unflatten(0, g.shape[:2])
