@@ -106,9 +106,9 @@ def by_depth(values: Mapping[str, Mapping[str, Array]], untuned: Mapping[str, fl
         axes.set(xlabel="group of layers, input to output", ylabel=PARAMETER_NAMES[family], title=family.replace("_", "-"))
         axes.set_yscale("log" if log[family] else "linear")
         axes.xaxis.get_major_locator().set_params(integer=True)
-        handles, words = axes.get_legend_handles_labels()
-        kept = dict(zip(words, handles, strict=True))
-        axes.legend(kept.values(), kept.keys(), fontsize=7)
+    handles, words = grid[0, 0].get_legend_handles_labels()
+    kept = dict(zip(words, handles, strict=True))  # one line a seed, one word an objective
+    figure.legend(list(kept.values()), list(kept), loc="outside lower center", ncols=4)
     return figure
 
 
