@@ -46,6 +46,26 @@ def one_by_one(classifier: Classifier, x: Tensor, target: int, family: evo_lrp.F
     return lrp.relevance(classifier.network, x, target, rule)[0].sum(0)
 
 
+def test_another_rule_meets_the_same_perturbations() -> None:
+    first, fresh = small("alpha_beta"), small("epsilon", groups="all")
+    values = np.array([[0.1], [2.0]])
+    first.scores(np.full((1, first.size), 1.5))
+    twin = first.of_rule("epsilon", "all")
+    assert twin.drops is first.drops and twin.fingerprint() == fresh.fingerprint() != first.fingerprint()
+    for name, wanted in fresh.scores(values).items():
+        np.testing.assert_array_equal(twin.scores(values)[name], wanted)
+    assert first.family == "alpha_beta" and first.size == small().size
+    with pytest.raises(TuningError, match="family: expected alpha_beta or epsilon, found 'gamma'"):
+        first.of_rule("gamma")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("family", ["alpha_beta", "epsilon"])
+def test_a_search_begins_at_the_untuned_rule(family: evo_lrp.Family) -> None:
+    found = search(small(family), Objective.of("SP"), generations=1, population=8, sigma=1e-6, seed=1)
+    tried = evo_lrp.parameter(family, found.history.filter(regex=r"^u\d+$").to_numpy())
+    np.testing.assert_allclose(tried, evo_lrp.UNTUNED[family], rtol=1e-3)
+
+
 @pytest.mark.parametrize("family", ["alpha_beta", "epsilon"])
 def test_scores_of_a_population_are_those_of_its_candidates_one_by_one(family: evo_lrp.Family) -> None:
     evaluation, classifier = small(family), tiny()

@@ -149,12 +149,20 @@ def test_bounds_are_black_and_white_after_normalisation() -> None:
     assert torch.equal(high, classifier.normalise(torch.ones(1, 3, 1, 1))) and bool((low < high).all())
 
 
+RECORDING = Recording(sequential(), X)
+START = RECORDING.logits[None]
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: lrp.alpha_beta(0.5), "alpha: expected a number of at least 1"),
         (lambda: lrp.alpha_beta([1.0, 0.5], groups="layer"), "alpha: expected a number of at least 1 .* found .*0.5"),
-        (lambda: lrp.alpha_beta([], groups="layer"), "alpha_beta: expected a number or one a group, found an empty sequence"),
+        (lambda: lrp.alpha_beta([], groups="layer"), "alpha_beta: expected a number or one a group of layers, found ..$"),
+        (lambda: lrp.epsilon("small"), "epsilon: expected a number or one a group of layers, found 'small'"),
+        (lambda: lrp.alpha_beta(2.0, zbox=(1.0,)), r"zbox: expected a pair of bounds .low, high., found .1.0,."),
+        (lambda: lrp.propagate(RECORDING, lrp.alpha_beta(), START, torch.tensor([[0.5]])), "at least 1 .* found .*0.5"),
+        (lambda: lrp.propagate(RECORDING, lrp.epsilon(), START, torch.tensor([[-0.5]])), "epsilon: .* above 0"),
         (lambda: lrp.alpha_beta(2.0, bias=ANY), "bias: expected keep, ignore, spread, found 'any'"),
         (lambda: lrp.alpha_beta(2.0, zbox=(1.0, -1.0)), "zbox: a lower bound lies above its upper bound"),
         (lambda: lrp.epsilon(0.0), "epsilon: expected a number above 0"),

@@ -7,6 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import zennit.composites
+import zennit.core
+import zennit.rules
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -16,7 +19,7 @@ from tests.relevance.networks import Res, pixels, randomised, sequential, small
 from xai_lib import explainers
 from xai_lib.explainers import lrp, rap
 from xai_lib.explanation import ExplanationError
-from xai_lib.relevance import UnsupportedNetwork
+from xai_lib.relevance import UnsupportedNetwork, ZBox
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 X = pixels(2, 12)
@@ -98,6 +101,20 @@ def test_a_batch_norm_is_taken_into_its_convolution() -> None:
     network[1].weight.data[0] *= -1  # which turns what is positive and what is negative
     merged = nn.utils.fusion.fuse_conv_bn_eval(network[0], network[1])
     assert gap(rap.relevance(network, X, 1), rap.relevance(nn.Sequential(merged, *network[2:]), X, 1)) < 1e-12
+
+
+def test_the_rules_registered_by_zennit_do_the_same() -> None:
+    network: Any = plain()
+    box = X.amin((1, 2, 3), keepdim=True), X.amax((1, 2, 3), keepdim=True)
+    layers: list[tuple[tuple[str, ...], zennit.core.Hook]] = [
+        (("0",), ZBox(*box)), (("4",), rap.Criterion()), (("7", "9"), rap.Criterion(of_dense=True)), (("11",), rap.Start()),
+        (("2", "5", "8", "10"), zennit.rules.Pass()),
+    ]  # fmt: skip
+    x = X.clone().requires_grad_()
+    with zennit.composites.NameMapComposite(layers).context(network) as prepared:
+        logits = prepared(x)
+        (found,) = torch.autograd.grad(logits, x, F.one_hot(torch.tensor([0, 3]), 5).to(logits))
+    assert gap(found, rap.relevance(network, X, [0, 3])) < 1e-12
 
 
 def test_the_pixels_sum_to_the_logit_of_every_class() -> None:

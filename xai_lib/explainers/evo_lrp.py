@@ -9,6 +9,7 @@ one batch. All candidates, strategies and seeds meet the same perturbations, so 
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 import time
@@ -34,6 +35,8 @@ Family = Literal["alpha_beta", "epsilon"]
 METRICS = ("FC", "SP", "AS")
 """Faithfulness correlation (higher is better), sparseness (higher), average sensitivity (lower)."""
 BETTER = {"FC": 1.0, "SP": 1.0, "AS": -1.0}
+UNTUNED: dict[Family, float] = {"alpha_beta": 2.0, "epsilon": 0.25}
+"""Values that people set by hand: alpha 2, beta 1; epsilon a quarter of the layer's rms, as in the LRP tutorials."""
 FAILED = 1e6  #: the cost of a candidate that no image has a score for (CMA-ES takes NaN without a word)
 
 
@@ -74,16 +77,12 @@ class Evaluation:
         groups: lrp.Grouping = "resolution", bias: Bias = "keep", runs: int = 100, subset: int = 224, samples: int = 5,
         bound: float = 0.2, seed: int = 0, memory: float = 6e9,
     ) -> None:  # fmt: skip
-        if family not in get_args(Family):
-            raise TuningError(f"family: expected {' or '.join(get_args(Family))}, found {family!r}")
         images = checked_images(images).to(classifier.device)
         if targets.shape != (len(images),):
             raise TuningError(f"targets: expected ({len(images)},), one an image, found {tuple(targets.shape)}")
-        self.classifier, self.family, self.groups, self.bias, self.memory = classifier, family, groups, bias, memory
+        self.classifier, self.memory = classifier, memory
         self.targets, self.samples = targets.to(classifier.device), samples
         self.inputs = classifier.normalise(images)
-        self.composite = composite(classifier, family, (float(parameter(family, np.array(0.25))),), "all", bias)
-        self.composite.groups, self.composite.values = groups, ()
         self._rng = [rng_for(seed, image, int(t)) for image, t in zip(images, targets, strict=True)]
         channels, height, width = self.inputs.shape[1:]
         self.indices = torch.stack([faithfulness.subsets((channels, height, width), runs, subset, rng=r) for r in self._rng])
@@ -92,9 +91,23 @@ class Evaluation:
         self._noise = [r.spawn(1)[0] for r in self._rng]
         self._noisy: dict[int, Tensor] = {}
         self.bound = bound
+        self._take(family, groups, bias)
+
+    def _take(self, family: Family, groups: lrp.Grouping, bias: Bias) -> None:
+        if family not in get_args(Family):
+            raise TuningError(f"family: expected {' or '.join(get_args(Family))}, found {family!r}")
+        self.family, self.groups, self.bias = family, groups, bias
+        self.composite = composite(self.classifier, family, (UNTUNED[family],), "all", bias)
+        self.composite.groups, self.composite.values = groups, ()
         self._kept: dict[tuple[int, int], Recording] = {}
         self._last: Recording | None = None
         self._bytes = 0.0
+
+    def of_rule(self, family: Family, groups: lrp.Grouping = "resolution", bias: Bias = "keep") -> Evaluation:
+        """The same images and perturbations, whose passes are not made again, for another rule."""
+        twin = copy.copy(self)
+        twin._take(family, groups, bias)
+        return twin
 
     @property
     def size(self) -> int:
@@ -248,7 +261,7 @@ def search(
     *,
     generations: int = 30,
     population: int = 12,
-    start: float = 0.25,
+    start: float | None = None,
     sigma: float = 0.25,
     seed: int = 1,
     checkpoint: str | Path | None = None,
@@ -256,14 +269,16 @@ def search(
 ) -> Tuning:
     """Look for the parameters of least cost among `generations * population` candidates.
 
-    `start`, `sigma`: where CMA-ES begins in each coordinate, and how wide. `"random"` draws uniformly; `"grid"` takes the
-    largest lattice that fits and fills up with equal values in all groups. Both measure all three metrics, so that one of
-    them serves every objective (`Tuning.choose`). `checkpoint`: a file written after every generation; a search that finds
-    it goes on from there and ends with the same numbers, bit for bit. Raises `TuningError` for one of another search.
+    `start`, `sigma`: where CMA-ES begins in each coordinate (None: at the untuned rule), and how wide. `"random"` draws
+    uniformly; `"grid"` takes the largest lattice that fits and fills up with equal values in all groups. Both measure all
+    three metrics, so that one of them serves every objective (`Tuning.choose`). `checkpoint`: a file written after every
+    generation; a search that finds it goes on from there and ends with the same numbers, bit for bit. Raises `TuningError`
+    for one of another search.
     """
     if strategy not in get_args(Strategy) or min(generations, population) < 1 or seed < 1:
         raise TuningError(f"search: strategy {get_args(Strategy)}, generations, population, seed >= 1; found {strategy!r}, "
                           f"{generations}, {population}, {seed}")  # fmt: skip
+    start = coordinate(evaluation.family, UNTUNED[evaluation.family]) if start is None else start
     metrics = objective.metrics if strategy == "cma" else METRICS
     key = f"{evaluation.fingerprint()} {objective} {strategy} {generations} {population} {start} {sigma} {seed}"
     state = read(checkpoint, key)

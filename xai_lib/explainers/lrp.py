@@ -107,8 +107,8 @@ def alpha_beta(
     multiplied by alpha or -beta; with `"ignore"` likewise, and what meets a zero denominator is dropped: z+ loses 98 % of the
     logit on EfficientNet-Lite0, whose layers see inputs without ReLU. The table in the README has all networks.
     """
-    rule = AlphaBeta(2.0 if not isinstance(alpha, float | int) else alpha, bias, stabiliser)
-    return _uniform("alpha_beta", rule, alpha, zbox, groups)
+    values = _numbers("alpha_beta", alpha)
+    return _uniform("alpha_beta", AlphaBeta(values[0], bias, stabiliser), values, np.ndim(alpha) == 0, zbox, groups)
 
 
 def epsilon(
@@ -123,19 +123,33 @@ def epsilon(
 
     With `"keep"` pixels and biases sum to the logit but for what epsilon absorbs. `"spread"` is refused, see `Epsilon`.
     """
-    rule = Epsilon(1e-9 if not isinstance(epsilon, float | int) else epsilon, bias, relative=relative)
-    return _uniform("epsilon", rule, epsilon, zbox, groups)
+    values = _numbers("epsilon", epsilon)
+    return _uniform("epsilon", Epsilon(values[0], bias, relative=relative), values, np.ndim(epsilon) == 0, zbox, groups)
 
 
-def _uniform(name: str, rule: Rule, value: float | Sequence[float], zbox: Box | None, groups: Grouping) -> Composite:
-    first = ZBox(*zbox) if zbox is not None else None
-    if isinstance(value, float | int):
-        return Composite(name, rule, first=first, groups=groups)
-    if not len(value):
-        raise RelevanceError(f"{name}: expected a number or one a group, found an empty sequence")
-    for each in value:
-        type(rule)(float(each))  # the rule's own check
-    return Composite(name, rule, first=first, groups=groups, values=[float(v) for v in value])
+def _numbers(name: str, value: float | Sequence[float]) -> list[float]:
+    try:
+        found = [float(v) for v in np.atleast_1d(np.asarray(value, dtype=np.float64))]
+    except (TypeError, ValueError):
+        found = []
+    if not found:
+        raise RelevanceError(f"{name}: expected a number or one a group of layers, found {value!r}")
+    return found
+
+
+def _uniform(name: str, rule: Rule, values: list[float], single: bool, zbox: Box | None, groups: Grouping) -> Composite:
+    for value in values:
+        type(rule)(value)  # the rule's own check
+    return Composite(name, rule, first=None if zbox is None else box_rule(zbox), groups=groups, values=() if single else values)
+
+
+def box_rule(zbox: Box) -> ZBox:
+    """The rule z^B of a pair of bounds."""
+    try:
+        low, high = zbox
+    except (TypeError, ValueError):
+        raise RelevanceError(f"zbox: expected a pair of bounds (low, high), found {zbox!r}") from None
+    return ZBox(low, high)
 
 
 def epsilon_gamma_box(
@@ -220,6 +234,8 @@ def propagate(
                 f"(groups={composite.groups!r}); found parameters {tuple(values.shape)} for {len(start)} candidates"
             )
         values = values.to(recording.inputs)
+        for rule in {composite.convolution, composite.dense}:
+            type(rule)(values)  # the rule's own check
     if composite.first is not None and recording.linear[0].inputs[0].shape != recording.inputs.shape:
         raise RelevanceError(
             f"the first layer of {type(recording.network).__name__} sees {tuple(recording.linear[0].inputs[0].shape)}, not the "

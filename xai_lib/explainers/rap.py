@@ -33,7 +33,7 @@ from xai_lib import explanation
 from xai_lib.classifiers import Classifier
 from xai_lib.explainers import lrp
 from xai_lib.explanation import Explainer
-from xai_lib.relevance import Dense, Layer, Recording, Rule, State, UnsupportedNetwork, Value, ZBox
+from xai_lib.relevance import Dense, Layer, Recording, Rule, State, UnsupportedNetwork, Value
 from xai_lib.relevance.rules import reciprocal
 
 
@@ -50,18 +50,22 @@ class Criterion(Rule):
 
     def prepare(self, layer: Layer, x: Tensor, z: Tensor) -> State:
         _check_sign(layer, x)
-        positive, negative = layer.forward(x, 1), -layer.forward(x, -1)
-        state = {"x": x, "p": reciprocal(positive, 0), "both": reciprocal(positive + negative, 0)}
-        return state if self.of_dense else state | {"n": reciprocal(negative, 0)}
+        if self.of_dense:  # x @ w is known and stands for the negative weights: one pass over large ones less, here and below
+            positive = layer.forward(x, 1)
+            return {"x": x, "p": reciprocal(positive, 0), "both": reciprocal(2 * positive - z + layer.bias_like(z), 0)}
+        positive, negative = layer.forward_by_sign(x)
+        both = reciprocal(positive - negative, 0)
+        return {"x": x, "p": reciprocal(positive, 0), "both": both, "n": reciprocal(negative, 0)}  # n: -1 / N_j
 
     def redistribute(self, layer: Layer, state: State, relevance: Tensor, value: Value) -> Tensor:
-        x = state["x"]
+        x, below = state["x"], relevance * state["both"]
         if self.of_dense:
-            above, below = relevance * state["p"], relevance * state["both"]
+            criterion = layer.back((relevance * state["p"]).add_(below), x, 1).sub_(layer.back(below, x))
         else:
             negative = relevance.clamp(max=0)
-            above, below = (relevance - negative).mul_(state["p"]), relevance * state["both"] + negative * state["n"]
-        criterion = layer.back(above, x, 1).sub_(layer.back(below, x, -1)).mul_(x)
+            above, below = (relevance - negative).mul_(state["p"]), below.addcmul_(negative, state["n"], value=-1)
+            criterion = layer.back_by_sign(above, below.neg_(), x)
+        criterion.mul_(x)
         return shifted(criterion, relevance)
 
 
@@ -89,7 +93,7 @@ def shifted(criterion: Tensor, relevance: Tensor) -> Tensor:
     """Step 2's uniform shift of `(P, N, ...)`, so that each image keeps the sum of `relevance`."""
     dims = tuple(range(2, criterion.ndim))
     alive = criterion != 0
-    surplus = criterion.sum(dims) - relevance.flatten(2).sum(2)
+    surplus = criterion.sum(dims) - relevance.sum(tuple(range(2, relevance.ndim)))
     each = surplus / alive.sum(dims).clamp(min=1)
     return criterion.sub_(alive * each.view(*each.shape, *[1] * len(dims)))
 
@@ -130,7 +134,7 @@ def propagate(recording: Recording, targets: Tensor, zbox: lrp.Box | None = None
     if zbox is None:
         dims = tuple(range(1, recording.inputs.ndim))
         zbox = recording.inputs.amin(dims, keepdim=True), recording.inputs.amax(dims, keepdim=True)
-    composite = lrp.Composite("rap", Criterion(), Criterion(of_dense=True), ZBox(*zbox), Start())
+    composite = lrp.Composite("rap", Criterion(), Criterion(of_dense=True), lrp.box_rule(zbox), Start())
     return lrp.propagate(recording, composite, lrp.start_of(recording, targets, unit=True)[None])[0]
 
 

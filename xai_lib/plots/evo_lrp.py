@@ -43,7 +43,7 @@ def relevance_rows(
             grid[i][0].text(-0.05, 0.5, sides[i], rotation=90, ha="right", va="center", fontsize=8,
                             transform=grid[i][0].transAxes)  # fmt: skip
     bar = figure.colorbar(drawn, ax=grid, shrink=0.6, fraction=0.03, pad=0.01)
-    bar.set_label("relevance, of the map's largest", fontsize=8)
+    bar.set_label("relevance" + (", of the map's largest" if len(rows) > 1 else ""), fontsize=8)
     bar.ax.tick_params(labelsize=7)
     return figure
 
@@ -113,16 +113,21 @@ def by_depth(values: Mapping[str, Mapping[str, Array]], untuned: Mapping[str, fl
 
 
 @styled
-def front(points: Mapping[str, tuple[Array, Array]], xlabel: str, ylabel: str, joined: str) -> Figure:
-    """Two metrics against each other, `points[name] = (x, y)`, one dot a setting; those of `joined` are connected."""
+def front(
+    points: Mapping[str, tuple[Array, Array, Sequence[str]]], xlabel: str, ylabel: str, joined: str
+) -> Figure:
+    """Two metrics against each other, `points[name] = (x, y, words)`, one dot a setting; those of `joined` are connected."""
     figure, grid = canvas(1, 1, 2.8, 4.6)
     axes = grid[0, 0]
     colours = [METHOD_COLOURS[m][0] for m in ("elime", "random_search", "greedy_deletion", "lime", "grad_cam", "fem")]
-    for i, (name, (x, y)) in enumerate(points.items()):
+    for i, (name, (x, y, words)) in enumerate(points.items()):
         x, y = as_array(x), as_array(y)
         order = np.argsort(x)
         line = "-" if name == joined else "none"
         axes.plot(x[order], y[order], "osD^vP"[i % 6], linestyle=line, color=colours[i % 6], label=name, markersize=5)
+        for place in zip(x, y, words, strict=True):
+            axes.annotate(place[2], place[:2], (4, 4), textcoords="offset points", fontsize=6.5, color=colours[i % 6])
+    axes.margins(x=0.12)
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.grid(color="0.93")
     figure.legend(loc="outside right upper")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -33,9 +33,18 @@ class Layer(ABC):
     def back(self, g: Tensor, like: Tensor, sign: Sign = 0) -> Tensor:
         """The transposed map of `(P, N, ...)`; `like` `(N, ...)` is the input, for its shape."""
 
+    def forward_by_sign(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The map of the positive weights and that of the negative ones."""
+        return self.forward(x, 1), self.forward(x, -1)
+
     def back_both(self, g: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """The transposed map of the positive weights and that of the negative ones."""
         return self.back(g, like, 1), self.back(g, like, -1)
+
+    def back_by_sign(self, above: Tensor, below: Tensor | None, like: Tensor) -> Tensor:
+        """`above` through the positive weights plus `below`, if any, through the negative ones."""
+        found = self.back(above, like, 1)
+        return found if below is None else found.add_(self.back(below, like, -1))
 
     @abstractmethod
     def real_inputs(self, x: Tensor) -> Tensor:
@@ -74,8 +83,12 @@ class Weighted(Layer):
         if sign == 0:
             return self.weight
         if sign not in self.parts:
-            self.parts[sign] = self.weight.clamp(min=0) if sign > 0 else self.weight.clamp(max=0)
+            self.parts[sign] = of_sign(self.weight, sign)
         return self.parts[sign]
+
+
+def of_sign(weight: Tensor, sign: Sign) -> Tensor:
+    return weight.clamp(min=0) if sign > 0 else weight.clamp(max=0)
 
 
 @dataclass
@@ -130,13 +143,39 @@ class Convolution(Weighted):
 
 @dataclass
 class Dense(Weighted):
-    """A fully connected layer over the last axis."""
+    """A fully connected layer over the last axis. Its weights by sign are made a block at a time: each is read once a pass and
+    never held, for a layer of vgg19 has 411 MB and the time goes into reading it."""
+
+    block: ClassVar[int] = 1 << 21  #: weights; what is made of them stays in the cache
 
     def forward(self, x: Tensor, sign: Sign = 0) -> Tensor:
-        return F.linear(x, self.of_sign(sign))
+        if sign == 0:
+            return F.linear(x, self.weight)
+        return torch.cat([F.linear(x, of_sign(w, sign)) for w in self._blocks(len(x))], -1)
+
+    def forward_by_sign(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        both = [(F.linear(x, of_sign(w, 1)), F.linear(x, of_sign(w, -1))) for w in self._blocks(len(x))]
+        positive, negative = zip(*both, strict=True)
+        return torch.cat(positive, -1), torch.cat(negative, -1)
 
     def back(self, g: Tensor, like: Tensor, sign: Sign = 0) -> Tensor:
-        return g @ self.of_sign(sign)
+        return self._back([(g, sign)]) if sign else g @ self.weight
+
+    def back_by_sign(self, above: Tensor, below: Tensor | None, like: Tensor) -> Tensor:
+        return self._back([(above, 1)] if below is None else [(above, 1), (below, -1)])
+
+    def _back(self, parts: list[tuple[Tensor, Sign]]) -> Tensor:
+        first = parts[0][0]
+        found, at = first.new_zeros(first[..., 0].numel(), self.weight.shape[1]), 0
+        for w in self._blocks(len(found)):
+            for g, sign in parts:
+                found.addmm_(g[..., at : at + len(w)].flatten(0, -2), of_sign(w, sign))
+            at += len(w)
+        return found.view(*first.shape[:-1], -1)
+
+    def _blocks(self, rows: int) -> tuple[Tensor, ...]:
+        size = self.block * max(1, rows // 8)  # products of many rows are larger than the weights
+        return self.weight.split(max(1, size // self.weight.shape[1]))
 
     def real_inputs(self, x: Tensor) -> Tensor:
         return x.new_full((), self.weight.shape[1])

@@ -12,7 +12,8 @@ relevance, R_i what an input receives. Products of two negative factors count as
   denominator: on networks with linear bottlenecks nearly all relevance is lost, on others it grows.
 - `"spread"`: denominators without b_j; a unit whose contributions have one sign hands all of R_j to those; one without any
   contribution spreads R_j evenly over its inputs. Each unit conserves: pixels = logit. The share of a bias thus goes where
-  the contributions of its sign go.
+  the contributions of its sign go. Only a unit that sees padding alone, as at the border of a padded 1x1 convolution, has no
+  input to hand its relevance to, and drops it.
 """
 
 from __future__ import annotations
@@ -184,9 +185,7 @@ class AlphaBeta(Rule):
     def redistribute(self, layer: Layer, state: State, relevance: Tensor, value: Value) -> Tensor:
         above, below = shares(state, relevance, value)
         x = state["x"]
-        found = layer.back(above, x, 1)
-        if below is not None:
-            found += layer.back(below, x, -1)
+        found = layer.back_by_sign(above, below, x)
         if "x_negative" not in state:
             found *= x
         else:
@@ -260,7 +259,7 @@ class Gamma(Rule):
         above, below = self._quotients(state, relevance, value)
         x, gamma = state["x"], over(value, state["x"])
         found = layer.back(above + below, x) * x
-        grown = (layer.back(above, x, 1) + layer.back(below, x, -1)) * (state["x_positive"] if "x_negative" in state else x)
+        grown = layer.back_by_sign(above, below, x) * (state["x_positive"] if "x_negative" in state else x)
         if "x_negative" in state:
             grown += (layer.back(above, x, -1) + layer.back(below, x, 1)) * state["x_negative"]
         found += gamma * grown
@@ -347,7 +346,9 @@ def over(value: Value, z: Tensor) -> Value:
 
 def reciprocal(z: Tensor, stabiliser: float) -> Tensor:
     """1 / (z + stabiliser sign z), and 0 where z is 0."""
-    return torch.where(z == 0, 0, (z + stabiliser * torch.where(z < 0, -1, 1)).reciprocal())
+    if not stabiliser:
+        return z.reciprocal().nan_to_num_(nan=torch.nan, posinf=0, neginf=0)
+    return torch.where(z == 0, 0, (z + stabiliser * torch.where(z < 0, -1, 1)).reciprocal_())
 
 
 def signs(x: Tensor) -> State:
@@ -360,8 +361,7 @@ def signs(x: Tensor) -> State:
 def contributions(layer: Layer, x: Tensor) -> tuple[Tensor, Tensor]:
     """Sums of the positive and of the negative contributions of each unit, without bias."""
     parts = signs(x)
-    positive = layer.forward(parts.get("x_positive", x), 1)
-    negative = layer.forward(parts.get("x_positive", x), -1)
+    positive, negative = layer.forward_by_sign(parts.get("x_positive", x))
     if "x_negative" in parts:
         positive += layer.forward(parts["x_negative"], -1)
         negative += layer.forward(parts["x_negative"], 1)
