@@ -5,6 +5,7 @@ photos = images.load("photos")           # real photographs inside the installed
 photos["coffee"].pixels                  # (400, 600, 3) uint8
 photos.batch(classifier.view)            # (10, 3, 224, 224) float32, 0..1; row i is photos.loaded_names[i]
 images.load("my/holiday")                # every picture in a folder and below
+images.load("mri-phantoms")              # drawn brain slices, whose tumours' masks are known; not clinical
 ```
 """
 
@@ -25,7 +26,7 @@ from PIL import Image
 
 from xai_lib.images import sources
 from xai_lib.images.decoding import ImageError
-from xai_lib.images.sources import SAMPLES, Entry, MissingPhotograph
+from xai_lib.images.sources import PHANTOMS, SAMPLES, Drawn, Entry, MissingPhotograph
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,12 +65,23 @@ class View:
         """
         if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or not pixels.size:
             raise ImageError(f"expected pixels (H, W, 3) uint8, found {pixels.shape} {pixels.dtype}")
+        return _tensor(self._cropped(pixels))
+
+    def apply_mask(self, mask: np.ndarray) -> Tensor:
+        """`(H, W)` bool to `(size, size)` bool, by the same geometry: true where at least half of a pixel is."""
+        import torch
+
+        if mask.ndim != 2 or mask.dtype != np.bool_ or not mask.size:
+            raise ImageError(f"expected a mask (H, W) bool, found {mask.shape} {mask.dtype}")
+        return torch.from_numpy(self._cropped(mask.astype(np.uint8) * 255) >= 128)
+
+    def _cropped(self, pixels: np.ndarray) -> np.ndarray:
         picture = Image.fromarray(_middle(pixels))
         short = min(picture.size)
         width, height = (int(self.resize * side / short) for side in picture.size)
         resized = picture.resize((width, height), Image.Resampling[self.interpolation.upper()])
         left, top = round((width - self.size) / 2), round((height - self.size) / 2)
-        return _tensor(np.array(resized.crop((left, top, left + self.size, top + self.size))))
+        return np.array(resized.crop((left, top, left + self.size, top + self.size)))
 
 
 def _middle(pixels: np.ndarray) -> np.ndarray:
@@ -90,7 +102,8 @@ class Photo:
 
     `pixels`: `(H, W, 3)` uint8, sRGB, upright, native size. `label`: its ImageNet class, 0..999, or None;
     `labels`: all classes that are right for it, `label` first. `credit`: origin and licence, empty for a
-    user's own. `source`: the file that it was read from.
+    user's own. `source`: the file that it was read from. Of a drawn phantom `label` is its place in
+    `phantoms.CLASSES`, and `mask` `(H, W)` bool shows its lesion; None for photographs.
     """
 
     name: str
@@ -99,6 +112,7 @@ class Photo:
     labels: tuple[int, ...] = ()
     credit: str = ""
     source: Path | None = None
+    mask: np.ndarray | None = field(default=None, repr=False)
 
     @property
     def image(self) -> Tensor:
@@ -117,7 +131,7 @@ class Images:
     Iterating and `batch` leave a bad file out, warn of it by name and note it in `failures` (name to reason).
     """
 
-    def __init__(self, entries: Iterable[Entry]) -> None:
+    def __init__(self, entries: Iterable[Entry | Drawn]) -> None:
         self._entries = {entry.name: entry for entry in entries}
         self.failures: dict[str, str] = {}
 
@@ -128,7 +142,7 @@ class Images:
 
     @property
     def labels(self) -> tuple[int | None, ...]:
-        """The ImageNet class of each name, None where it is not known."""
+        """The class of each name (ImageNet's, or `phantoms.CLASSES`), None where it is not known."""
         return tuple(_first(entry.labels) for entry in self._entries.values())
 
     @property
@@ -139,7 +153,7 @@ class Images:
     @property
     def sources(self) -> list[Path]:
         """Files that the pictures are read from; those inside installed packages are not listed."""
-        return [entry.path for entry in self._entries.values() if not entry.packaged]
+        return [entry.path for entry in self._entries.values() if entry.path and not entry.packaged]
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -174,13 +188,26 @@ class Images:
         """
         import torch
 
-        view = view or View()
-        view = view if isinstance(view, View) else View(int(view), round(view * 256 / 224))
+        view = _view(view)
         rows = [view.apply(photo.pixels) for photo in self._readable()]
         if self._entries and not rows:
             reason = next(iter(self.failures.values()))
             raise ImageError(f"none of {len(self)} photographs can be read; the first: {reason}")
         return torch.stack(rows) if rows else torch.empty(0, 3, view.size, view.size)
+
+    def masks(self, view: View | int | None = None) -> Tensor:
+        """The true masks of drawn phantoms, `(N, size, size)` bool, by the geometry of `batch` and row by row.
+
+        All False for "no_tumour". Raises `ImageError` for photographs, whose truth nobody knows.
+        """
+        import torch
+
+        view, rows = _view(view), []
+        for photo in self._readable():
+            if photo.mask is None:
+                raise ImageError(f"{photo.name!r} has no mask; only drawn pictures have: load({PHANTOMS!r})")
+            rows.append(view.apply_mask(photo.mask))
+        return torch.stack(rows) if rows else torch.empty(0, view.size, view.size, dtype=torch.bool)
 
     def _readable(self) -> Iterator[Photo]:
         for name, entry in self._entries.items():
@@ -195,7 +222,7 @@ class Images:
             else:
                 yield photo
 
-    def _entry(self, name: str) -> Entry:
+    def _entry(self, name: str) -> Entry | Drawn:
         if name not in self._entries:
             raise ImageError(f"no photograph is called {name!r}; {sources.nearest(name, self.names)}")
         return self._entries[name]
@@ -214,6 +241,9 @@ def load(
     *,
     download: bool = False,
     cache: str | os.PathLike[str] | None = None,
+    per_class: int = 10,
+    size: int = 224,
+    seed: int = 0,
 ) -> Images:
     """The photographs of a known set, of a file, of a folder and those below it, or of a list of files and
     folders.
@@ -224,6 +254,10 @@ def load(
     in the folder of that name in `cache` (if not given, pooch's cache of "xai-lib"); with `download=True`
     each is fetched into the latter when it is read. All must have the checksum of data/registry. A known name
     goes before a file of that name: write "./photos", or give a `Path`, for the file.
+
+    `"mri-phantoms"`: brain slices drawn when they are asked for, by `xai_lib.phantoms`; synthetic, not
+    clinical data. `per_class` of each of the four classes, squares of `size` pixels, from `seed`, all three
+    of which concern this set alone. `glioma-0003` is the same picture whatever else is drawn.
 
     In folders, files with a picture's suffix are taken in sorted order, hidden ones left out. A name is the
     file's stem, or its path below the folder where two stems are the same. A file whose own folder has the
@@ -242,6 +276,8 @@ def load(
         return Images(sources.photos())
     if name_or_path == SAMPLES:
         return Images(sources.samples(download, Path(cache) if cache is not None else None))
+    if name_or_path == PHANTOMS:
+        return Images(sources.drawn(per_class, size, seed))
     if isinstance(name_or_path, str) and not os.path.lexists(name_or_path):
         raise ImageError(
             f"no set of photographs, file or folder is called {name_or_path!r} "
@@ -252,15 +288,21 @@ def load(
 
 def names() -> list[str]:
     """The known sets."""
-    return ["photos", SAMPLES]
+    return ["photos", SAMPLES, PHANTOMS]
 
 
 def _first(labels: tuple[int, ...]) -> int | None:
     return labels[0] if labels else None
 
 
-def _read(entry: Entry) -> Photo:
-    return Photo(entry.name, entry.pixels(), _first(entry.labels), entry.labels, entry.credit, entry.path)
+def _view(view: View | int | None) -> View:
+    view = view or View()
+    return view if isinstance(view, View) else View(int(view), round(view * 256 / 224))
+
+
+def _read(entry: Entry | Drawn) -> Photo:
+    pixels, mask = entry.read()
+    return Photo(entry.name, pixels, _first(entry.labels), entry.labels, entry.credit, entry.path, mask)
 
 
 def _thumbnail(pixels: np.ndarray, kind: str, side: int) -> bytes:
@@ -270,7 +312,7 @@ def _thumbnail(pixels: np.ndarray, kind: str, side: int) -> bytes:
     return buffer.getvalue()
 
 
-def _figure(entry: Entry) -> str:
+def _figure(entry: Entry | Drawn) -> str:
     name = html.escape(entry.name)
     try:
         data = base64.b64encode(_thumbnail(entry.pixels(), "JPEG", 128)).decode()

@@ -1,4 +1,4 @@
-"""Which files a name or a path stands for: photographs inside packages, ImageNet samples, a user's own."""
+"""What a name or a path stands for: photographs inside packages, ImageNet samples, a user's own, drawn phantoms."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ import csv
 import difflib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 
+from xai_lib import phantoms
 from xai_lib.images.decoding import ImageError, printable, read_pixels
 
 SAMPLES = "imagenet-samples"
+PHANTOMS = "mri-phantoms"
 REGISTRY = Path(__file__).resolve().parents[2] / "data" / "registry" / f"{SAMPLES}.csv"
 SUFFIXES = {
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm",
@@ -52,6 +54,10 @@ class Entry:
             self._get()
         return read_pixels(self.path, self.sha256)
 
+    def read(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """The pixels, and None: nobody has marked on a photograph what is to be found."""
+        return self.pixels(), None
+
     def _get(self) -> None:
         import pooch
 
@@ -67,6 +73,43 @@ class Entry:
             raise MissingPhotograph(
                 f"{self.path.name} could not be fetched from {self.url}: {error}; try again, or {by_hand}"
             ) from error
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A phantom that has not been drawn yet; no file holds it. `labels`: its place in `phantoms.CLASSES`."""
+
+    name: str
+    phantom: Callable[[], phantoms.Phantom]
+    size: int
+    labels: tuple[int, ...]
+    credit: str = phantoms.CREDIT
+    path: None = None
+    packaged: bool = True
+
+    def pixels(self) -> np.ndarray:
+        """`(size, size, 3)` uint8."""
+        return self.phantom().draw(self.size).pixels
+
+    def read(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """The pixels, and the true mask of the lesion, `(size, size)` bool."""
+        drawing = self.phantom().draw(self.size)
+        return drawing.pixels, drawing.mask
+
+
+def drawn(per_class: int = 10, size: int = 224, seed: int = 0) -> list[Drawn]:
+    """`per_class` phantoms of each class, class by class; a name is the class and the index, `glioma-0003`."""
+    if not isinstance(per_class, int) or per_class < 1:
+        raise ImageError(f"{PHANTOMS}: per_class: expected a whole number from 1, found {per_class!r}")
+    try:
+        phantoms.check(size, seed)
+    except phantoms.PhantomError as error:
+        raise ImageError(f"{PHANTOMS}: {error}") from None
+    return [
+        Drawn(f"{kind}-{index:04}", partial(phantoms.phantom, kind, index, seed), size, (label,))
+        for label, kind in enumerate(phantoms.CLASSES)
+        for index in range(per_class)
+    ]
 
 
 _CC0 = "CC0, no copyright restrictions"
