@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from xai_lib import heads
 from xai_lib.allocator import keep_freed_memory
 from xai_lib.errors import XaiError, nearest
 from xai_lib.images import View
@@ -260,9 +261,12 @@ def load(
 
     `name`: `efficientnet_lite0`, `mobilenetv1_075`, any classification network of torchvision, or `timm:NAME`.
     `weights`: a state dict (safetensors, or .pth read without executing code) in place of the network's own.
-    `device`: as in `find_device`. Raises `UnknownNetwork` and `WeightsError`.
+    The path of a file that `training.save` wrote stands for the trained network, with its own classes. `device`: as in
+    `find_device`. Raises `UnknownNetwork` and `WeightsError`.
     """
-    if name.startswith("timm:"):
+    if name.endswith(".safetensors"):
+        classifier = _load_trained(Path(name), download)
+    elif name.startswith("timm:"):
         classifier = _load_timm(name, weights, download)
     elif name in _RECIPES and (found := _from_recipe(name, weights)) is not None:
         classifier = found
@@ -330,6 +334,31 @@ def imagenet_classes() -> tuple[str, ...]:
     from torchvision.models import ResNet18_Weights
 
     return tuple(ResNet18_Weights.DEFAULT.meta["categories"])
+
+
+def architecture(name: str) -> nn.Module:
+    """The network of that name with whatever weights it is built with, which mean nothing."""
+    if name.startswith("timm:"):
+        return _timm_network(name.removeprefix("timm:"))
+    if name in _RECIPES:
+        return _RECIPES[name].build()
+    if name in _torchvision_names():
+        import torchvision
+
+        network: nn.Module = torchvision.models.get_model(name, weights=None)
+        return network
+    raise UnknownNetwork(f"no network is called {name!r}; {nearest(name, names())} (or timm:NAME)")
+
+
+def _load_trained(file: Path, download: bool) -> Classifier:
+    about, state = heads.read(file)
+    network = architecture(about.network) if about.part == "all" else load(about.network, download=download).network
+    heads.fit(network, about, state, file)
+    size, resize, interpolation = about.view
+    return Classifier(
+        network, name=about.network, mean=about.mean, std=about.std, view=View(size, resize, cast(Any, interpolation)),
+        class_names=about.class_names, provenance=Provenance(about.source, about.licence, file),
+    )  # fmt: skip
 
 
 def _load_torchvision(name: str, weights: str | Path | None, download: bool) -> Classifier:
@@ -413,6 +442,6 @@ _HOW = "Get the file (README, section on weights) and name its folder in XAI_WEI
 
 
 __all__ = [
-    "Classifier", "ClassifierError", "Prediction", "Provenance", "UnknownNetwork", "WeightsError", "available",
+    "Classifier", "ClassifierError", "Prediction", "Provenance", "UnknownNetwork", "WeightsError", "architecture", "available",
     "find_device", "imagenet_classes", "load", "names", "read_state_dict", "weights_home",
 ]  # fmt: skip
