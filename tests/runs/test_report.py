@@ -94,6 +94,9 @@ def test_publish(changeable: Compendium, record: Callable[[Path], Any]) -> None:
         "figures",
         "tables",
     }
+    megabytes = (target / "01_complete.html").stat().st_size / 1e6
+    assert changeable.xai("publish", "01", "--limit", f"{megabytes:.6f}").returncode == 0
+    assert record(target)["left_out"] == ["01_complete.html"] and not (target / "01_complete.html").exists()
     runs.publish(changeable.path("default", "01_complete"), target, tables_only=True)
     assert {path.name for path in target.iterdir()} == {"claims.csv", "run.json", "tables"}
     assert set(record(target)["files"]) == {"claims.csv", "tables/table-1.csv"}

@@ -29,7 +29,7 @@ def relevance_rows(
     All maps share one colour bar: they are relative to the largest size of each.
     """
     columns = len(titles)
-    side = min(PAGE / (columns + 0.3), 1.75)
+    side = min(PAGE / (columns + 0.3), 1.0)  # noise does not compress: twice the side is four times the file
     figure, grid = canvas(len(rows), columns, len(rows) * side + 0.45, columns * side + 0.5)
     drawn: Any = None
     for i, line in enumerate(rows):

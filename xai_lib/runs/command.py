@@ -191,14 +191,15 @@ def publish(
     tables_only: Annotated[
         bool, typer.Option("--tables-only", help="Tables, claims and run.json alone.")
     ] = False,
+    limit: Annotated[float, typer.Option(min=0, help="Megabytes: HTML, then notebook are left out of more.")] = 3.0,
 ) -> None:
-    """Copy a complete result to papermill_runs/reference (at most 3 MB) and its claims into README.md, to be committed."""
+    """Copy a complete result to papermill_runs/reference and its claims into README.md, to be committed."""
     from xai_lib.runs import publication
 
     project = projects.find(context.obj)
     [name] = projects.select(project, [notebook])
     target = project.runs / "reference" / profile / name
-    publication.publish(project.result(profile, name), target, tables_only=tables_only)
+    publication.publish(project.result(profile, name), target, tables_only=tables_only, limit=round(limit * 1e6))
     readme = project.root / "README.md"
     if readme.is_file():
         text = readme.read_text(encoding="utf-8")
