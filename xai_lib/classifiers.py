@@ -265,6 +265,8 @@ def load(
     `find_device`. Raises `UnknownNetwork` and `WeightsError`.
     """
     if name.endswith(".safetensors"):
+        if weights is not None:
+            raise WeightsError(f"{name} holds its own weights; give the network's name with weights={str(weights)!r} instead")
         classifier = _load_trained(Path(name), download)
     elif name.startswith("timm:"):
         classifier = _load_timm(name, weights, download)

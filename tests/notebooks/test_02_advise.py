@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
 
+from tests.notebooks.form import check_size
 from tests.runs import slurm
 from xai_lib import classifiers, images
 from xai_lib.explainers import advise
@@ -218,13 +218,4 @@ def test_the_verdict_comes_before_the_figures(result: Path) -> None:
 
 
 def test_figures_fit_a_page_and_the_run_is_small(result: Path) -> None:
-    for path in (result / "figures").glob("*.png"):
-        assert Image.open(path).width <= 7.4 * 150, path.name
-    assert sum(path.stat().st_size for path in result.rglob("*") if path.suffix != ".html") < 3_000_000
-
-
-def test_cells_are_short_and_the_source_has_no_outputs() -> None:
-    cells = json.loads((REPOSITORY / "notebooks" / "02_advise.ipynb").read_text())["cells"]
-    code = [cell for cell in cells if cell["cell_type"] == "code"]
-    assert max("".join(cell["source"]).count("\n") + 1 for cell in code) <= 20
-    assert not any(cell["outputs"] or cell["execution_count"] for cell in code)
+    check_size(result)

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
+
+from tests.notebooks.form import check_size
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SMALLEST = {
@@ -93,13 +94,4 @@ def test_claims_follow_from_the_tables(result: Path) -> None:
 
 
 def test_figures_fit_a_page_and_the_run_is_small(result: Path) -> None:
-    for path in (result / "figures").glob("*.png"):
-        assert Image.open(path).width <= 7.6 * 150, path.name
-    assert sum(path.stat().st_size for path in result.rglob("*") if path.suffix != ".html") < 3_000_000
-
-
-def test_cells_are_short_and_the_source_has_no_outputs() -> None:
-    cells = json.loads((REPOSITORY / "notebooks" / "03_evo_lrp.ipynb").read_text())["cells"]
-    code = [cell for cell in cells if cell["cell_type"] == "code"]
-    assert max("".join(cell["source"]).count("\n") + 1 for cell in code) <= 20
-    assert not any(cell["outputs"] or cell["execution_count"] for cell in code)
+    check_size(result)

@@ -120,6 +120,11 @@ def test_files_that_cannot_be_used(tmp_path: Path) -> None:
             classifiers.load(str(path))
 
 
+def test_a_trained_file_takes_no_other_weights(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="a.safetensors holds its own weights; give the network's name with weights='b.pth'"):
+        classifiers.load("a.safetensors", weights="b.pth")
+
+
 def test_heads_and_names_that_cannot_be() -> None:
     with pytest.raises(TrainingError, match="class_names: expected two or more, all different; found a, a"):
         with_head(tiny(), ("a", "a"))

@@ -113,18 +113,13 @@ def by_depth(values: Mapping[str, Mapping[str, Array]], untuned: Mapping[str, fl
 
 
 @styled
-def front(
-    points: Mapping[str, tuple[Array, Array, Sequence[str]]], xlabel: str, ylabel: str, joined: str
-) -> Figure:
-    """Two metrics against each other, `points[name] = (x, y, words)`, one dot a setting; those of `joined` are connected."""
+def front(points: Mapping[str, tuple[Array, Array, Sequence[str]]], xlabel: str, ylabel: str) -> Figure:
+    """Two metrics against each other, `points[name] = (x, y, words)`: one dot a setting, with its word."""
     figure, grid = canvas(1, 1, 2.8, 4.6)
     axes = grid[0, 0]
     colours = [METHOD_COLOURS[m][0] for m in ("elime", "random_search", "greedy_deletion", "lime", "grad_cam", "fem")]
     for i, (name, (x, y, words)) in enumerate(points.items()):
-        x, y = as_array(x), as_array(y)
-        order = np.argsort(x)
-        line = "-" if name == joined else "none"
-        axes.plot(x[order], y[order], "osD^vP"[i % 6], linestyle=line, color=colours[i % 6], label=name, markersize=5)
+        axes.plot(as_array(x), as_array(y), "osD^vP"[i % 6], linestyle="none", color=colours[i % 6], label=name, markersize=5)
         for place in zip(x, y, words, strict=True):
             axes.annotate(place[2], place[:2], (4, 4), textcoords="offset points", fontsize=6.5, color=colours[i % 6])
     axes.margins(x=0.12)

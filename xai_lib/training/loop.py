@@ -6,7 +6,6 @@ the authors of paper 4 did. The test set never stops a training and never weighs
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import hashlib
 import json
@@ -67,9 +66,9 @@ class Samples:
 
     def batch(self, which: Tensor) -> Tensor:
         """Those samples as float; pictures in 0..1 with three channels."""
-        found = self.inputs[which]
-        if found.dtype == torch.uint8:
-            found = found.float().div(255)
+        found = self.inputs[which].float()
+        if self.inputs.dtype == torch.uint8:
+            found = found.div(255)
         return found.expand(-1, 3, -1, -1) if found.ndim == 4 and found.shape[1] == 1 else found
 
     def __len__(self) -> int:
@@ -253,7 +252,7 @@ def _device(network: nn.Module) -> torch.device:
 
 
 def _copied(state: Mapping[str, Tensor]) -> State:
-    return {k: v.detach().cpu().clone() for k, v in copy.copy(dict(state)).items()}
+    return {k: v.detach().cpu().clone() for k, v in state.items()}
 
 
 def _key(network: nn.Module, sets: Mapping[str, Samples], recipe: Recipe) -> str:

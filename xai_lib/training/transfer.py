@@ -32,10 +32,7 @@ def with_head(classifier: Classifier, class_names: Sequence[str], seed: int = 0)
 @torch.no_grad()
 def features(classifier: Classifier, pictures: Tensor, batch: int = 16, progress: bool = True) -> Tensor:
     """What the last dense layer sees of pictures `(N, 1 or 3, H, W)`, uint8 or 0..1: `(N, D)` float32, on the CPU."""
-    if pictures.dtype == torch.uint8 or (pictures.ndim == 4 and pictures.shape[1] == 1):
-        samples = Samples(pictures, torch.zeros(len(pictures), dtype=torch.long))
-    else:
-        samples = Samples(pictures.float(), torch.zeros(len(pictures), dtype=torch.long))
+    samples = Samples(pictures, torch.zeros(len(pictures), dtype=torch.long))
     found: list[Tensor] = []
 
     def keep(_module: nn.Module, inputs: Any) -> None:
