@@ -105,6 +105,18 @@ def test_a_unit_is_computed_once_for_its_key_package_and_inputs(
     assert len(calls) == 4
 
 
+def test_a_unit_that_is_asked_for_again_counts_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XAI_RUN_UNITS", str(tmp_path / "units"))
+    for run, wanted in (("first", {"kept": 0, "measured": 2}), ("second", {"kept": 2, "measured": 0})):
+        results = runs.Results(tmp_path / run)
+        for i in (1, 2, 1, 1):
+            results.unit({"i": i}, lambda i=i: i)
+        results.record("end", 1)
+        assert json.loads((tmp_path / run / "manifest.json").read_text())["units"] == wanted
+
+
 FILL = """
 import os, sys, time
 from xai_lib import runs

@@ -52,6 +52,7 @@ class Results:
             "units": {"kept": 0, "measured": 0},
             "gpu": None,
         }
+        self._met: set[Path | None] = set()  # units that this run has asked for: each counts once
         if self.folder:
             for kind in ("figures", "tables"):
                 (self.folder / kind).mkdir(parents=True, exist_ok=True)
@@ -182,8 +183,10 @@ class Results:
         run of the notebook is complete; `--force` clears them. Outside a run nothing is kept.
         """
         path = self._unit_file(key)
+        new = path not in self._met
+        self._met |= {path} if path else set()
         if path and path.is_file():
-            self._held["units"]["kept"] += 1
+            self._held["units"]["kept"] += new
             return json.loads(path.read_text(encoding="utf-8"))
         text = _json(compute(), f"the unit {key}")
         self._held["units"]["measured"] += 1
