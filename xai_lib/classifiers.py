@@ -356,9 +356,8 @@ def _load_trained(file: Path, download: bool) -> Classifier:
     about, state = heads.read(file)
     network = architecture(about.network) if about.part == "all" else load(about.network, download=download).network
     heads.fit(network, about, state, file)
-    size, resize, interpolation = about.view
     return Classifier(
-        network, name=about.network, mean=about.mean, std=about.std, view=View(size, resize, cast(Any, interpolation)),
+        network, name=about.network, mean=about.mean, std=about.std, view=View(*about.view),
         class_names=about.class_names, provenance=Provenance(about.source, about.licence, file),
     )  # fmt: skip
 

@@ -31,7 +31,7 @@ class About:
     class_names: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    view: tuple[int, int, str]  #: size, resize, interpolation
+    view: tuple[Any, ...]  #: size, resize, interpolation and, in newer files, squash
     source: str = ""  #: data and settings of the training, in words
     licence: str = "unknown"
 

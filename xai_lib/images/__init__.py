@@ -24,14 +24,15 @@ from typing import TYPE_CHECKING, Literal, overload
 import numpy as np
 from PIL import Image
 
-from xai_lib.images import sources
+from xai_lib.images import scans, sources, splits
 from xai_lib.images.decoding import ImageError
+from xai_lib.images.scans import SCANS
 from xai_lib.images.sources import PHANTOMS, SAMPLES, Drawn, Entry, MissingPhotograph
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["ImageError", "Images", "MissingPhotograph", "Photo", "View", "load", "names"]
+__all__ = ["ImageError", "Images", "MissingPhotograph", "Photo", "View", "load", "names", "scans", "splits"]
 
 STRIP = 16  # ratio of the sides beyond which only the middle is resized
 SHOWN = 24  # thumbnails in Jupyter
@@ -42,12 +43,14 @@ class View:
     """How a network wants to see a picture: resized, then cropped at the centre, as torchvision's presets do.
 
     `size`: side of the crop, pixels. `resize`: shorter side before the crop, pixels. `interpolation`:
-    Pillow's, antialiased.
+    Pillow's, antialiased. `squash`: the whole picture is made a square of `size`, whatever its shape, and nothing
+    is cropped (as brain scans are read in paper 4); `resize` then has no effect.
     """
 
     size: int = 224
     resize: int = 256
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    squash: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.size <= self.resize:
@@ -76,10 +79,13 @@ class View:
         return torch.from_numpy(self._cropped(mask.astype(np.uint8) * 255) >= 128)
 
     def _cropped(self, pixels: np.ndarray) -> np.ndarray:
+        how = Image.Resampling[self.interpolation.upper()]
+        if self.squash:
+            return np.array(Image.fromarray(pixels).resize((self.size, self.size), how))
         picture = Image.fromarray(_middle(pixels))
         short = min(picture.size)
         width, height = (int(self.resize * side / short) for side in picture.size)
-        resized = picture.resize((width, height), Image.Resampling[self.interpolation.upper()])
+        resized = picture.resize((width, height), how)
         left, top = round((width - self.size) / 2), round((height - self.size) / 2)
         return np.array(resized.crop((left, top, left + self.size, top + self.size)))
 
@@ -102,8 +108,8 @@ class Photo:
 
     `pixels`: `(H, W, 3)` uint8, sRGB, upright, native size. `label`: its ImageNet class, 0..999, or None;
     `labels`: all classes that are right for it, `label` first. `credit`: origin and licence, empty for a
-    user's own. `source`: the file that it was read from. Of a drawn phantom `label` is its place in
-    `phantoms.CLASSES`, and `mask` `(H, W)` bool shows its lesion; None for photographs.
+    user's own. `source`: the file that it was read from. Of a scan and a drawn phantom `label` is its place in
+    `phantoms.CLASSES`; of a phantom `mask` `(H, W)` bool shows its lesion; None for photographs.
     """
 
     name: str
@@ -195,6 +201,12 @@ class Images:
             raise ImageError(f"none of {len(self)} photographs can be read; the first: {reason}")
         return torch.stack(rows) if rows else torch.empty(0, 3, view.size, view.size)
 
+    def viewed(self, view: View | int | None = None) -> Iterator[tuple[str, Tensor, int | None]]:
+        """Name, picture as `batch` gives it, and label of each readable photograph, one at a time."""
+        view = _view(view)
+        for photo in self._readable():
+            yield photo.name, view.apply(photo.pixels), photo.label
+
     def masks(self, view: View | int | None = None) -> Tensor:
         """The true masks of drawn phantoms, `(N, size, size)` bool, by the geometry of `batch` and row by row.
 
@@ -255,6 +267,10 @@ def load(
     each is fetched into the latter when it is read. All must have the checksum of data/registry. A known name
     goes before a file of that name: write "./photos", or give a `Path`, for the file.
 
+    `"brain-mri"`: 3264 brain scans of four classes (Bhuvaji et al.), found in the same way; `scans.table()` says which are
+    training and test, which copy one another, and their original sizes. Not clinical. In `$XAI_DATA_HOME` the originals or
+    copies whose longest side is 224 pixels will do.
+
     `"mri-phantoms"`: brain slices drawn when they are asked for, by `xai_lib.phantoms`; synthetic, not
     clinical data. `per_class` of each of the four classes, squares of `size` pixels, from `seed`, all three
     of which concern this set alone. `glioma-0003` is the same picture whatever else is drawn.
@@ -276,6 +292,8 @@ def load(
         return Images(sources.photos())
     if name_or_path == SAMPLES:
         return Images(sources.samples(download, Path(cache) if cache is not None else None))
+    if name_or_path == SCANS:
+        return Images(sources.brain_mri(download, Path(cache) if cache is not None else None))
     if name_or_path == PHANTOMS:
         return Images(sources.drawn(per_class, size, seed))
     if isinstance(name_or_path, str) and not os.path.lexists(name_or_path):
@@ -288,7 +306,7 @@ def load(
 
 def names() -> list[str]:
     """The known sets."""
-    return ["photos", SAMPLES, PHANTOMS]
+    return ["photos", SAMPLES, SCANS, PHANTOMS]
 
 
 def _first(labels: tuple[int, ...]) -> int | None:

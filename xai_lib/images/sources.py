@@ -6,6 +6,7 @@ import csv
 import difflib
 import os
 import re
+import urllib.parse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from xai_lib import phantoms
+from xai_lib.images import scans
 from xai_lib.images.decoding import ImageError, printable, read_pixels
 
 SAMPLES = "imagenet-samples"
@@ -36,7 +38,7 @@ class Entry:
 
     `labels`: ImageNet classes that are right for it. `sha256`, `url`: what the file must be and where it is
     had. `fetch`: whether it may be fetched. `packaged`: it lies inside an installed package, whose version
-    says it all.
+    says it all. `known`: the known set that it is of, where it has a `url`.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Entry:
     url: str = ""
     fetch: bool = False
     packaged: bool = False
+    known: str = SAMPLES
 
     def pixels(self) -> np.ndarray:
         """`(H, W, 3)` uint8, as `decoding.read_pixels`; fetched first if absent and allowed."""
@@ -61,11 +64,11 @@ class Entry:
     def _get(self) -> None:
         import pooch
 
-        by_hand = f"put {self.url} by hand at {self.path} or in $XAI_DATA_HOME/{SAMPLES}"
+        by_hand = f"put {self.url} by hand at {self.path} or in $XAI_DATA_HOME/{self.known}"
         if not self.fetch:
             raise MissingPhotograph(
-                f"{self.path.name} is neither in {_data_home() or '$XAI_DATA_HOME (not set)'} nor in "
-                f"{self.path.parent}; fetch it with load({SAMPLES!r}, download=True), or {by_hand}"
+                f"{self.path.name} is neither in {_data_home(self.known) or '$XAI_DATA_HOME (not set)'} nor in "
+                f"{self.path.parent}; fetch it with load({self.known!r}, download=True), or {by_hand}"
             )
         try:
             pooch.retrieve(self.url, f"sha256:{self.sha256}", self.path.name, self.path.parent)
@@ -151,18 +154,16 @@ def _package(name: str) -> Path:
     return Path(next(iter(spec.submodule_search_locations)))
 
 
-def _data_home() -> Path | None:
+def _data_home(known: str) -> Path | None:
     home = os.environ.get("XAI_DATA_HOME")
-    return Path(home) / SAMPLES if home else None
+    return Path(home) / known if home else None
 
 
 def samples(fetch: bool, folder: Path | None) -> list[Entry]:
     """The ImageNet samples of data/registry: in `$XAI_DATA_HOME`, else in `folder` or pooch's cache."""
-    import pooch
-
     if not REGISTRY.is_file():
         raise ImageError(f"the list {REGISTRY} is missing; install from a clone, with pip install -e .")
-    home, store = _data_home(), (folder or Path(pooch.os_cache("xai-lib"))) / SAMPLES
+    home, store = _data_home(SAMPLES), _store(SAMPLES, folder)
     entries = []
     for row in csv.DictReader(REGISTRY.read_text(encoding="utf-8").splitlines()):
         here = home is not None and os.path.lexists(home / row["file"])
@@ -171,6 +172,25 @@ def samples(fetch: bool, folder: Path | None) -> list[Entry]:
         credit = f"ImageNet, {row['wnid']}, for non-commercial research and education only; {row['url']}"
         entries.append(Entry(name, path, (label,), credit, row["sha256"], row["url"], fetch))
     return entries
+
+
+def brain_mri(fetch: bool, folder: Path | None) -> list[Entry]:
+    """The brain scans of data/registry, in the list's order; in `$XAI_DATA_HOME` also their copy of 224 pixels."""
+    home, store = _data_home(scans.SCANS), _store(scans.SCANS, folder)
+    entries = []
+    for row in scans.table().itertuples():
+        here = home is not None and os.path.lexists(home / row.path)
+        path = (home if home is not None and here else store) / row.path
+        original = not here or path.stat().st_size == row.bytes
+        checksum, url = row.sha256 if original else row.copy_sha256, scans.URL + urllib.parse.quote(row.path)
+        entries.append(Entry(row.name, path, (row.label,), scans.CREDIT, checksum, url, fetch, known=scans.SCANS))
+    return entries
+
+
+def _store(known: str, folder: Path | None) -> Path:
+    import pooch
+
+    return (folder or Path(pooch.os_cache("xai-lib"))) / known
 
 
 def files(paths: Sequence[Path]) -> list[Entry]:

@@ -13,20 +13,41 @@ from tqdm import tqdm
 
 from xai_lib import heads
 from xai_lib.classifiers import Classifier, Provenance
+from xai_lib.images import Images, View
 from xai_lib.training.loop import Recipe, Samples, Training, TrainingError, train
 
 
-def with_head(classifier: Classifier, class_names: Sequence[str], seed: int = 0) -> Classifier:
-    """A copy of the classifier whose last layer is a new one for these classes, with random weights."""
+def with_head(classifier: Classifier, class_names: Sequence[str], seed: int = 0, view: View | None = None) -> Classifier:
+    """A copy of the classifier whose last layer is a new one for these classes, with random weights.
+
+    `view`: how it sees pictures from now on, if not as before; it is saved with the weights.
+    """
     if len(class_names) < 2 or len(set(class_names)) < len(class_names):
         raise TrainingError(f"class_names: expected two or more, all different; found {', '.join(class_names) or 'none'}")
     network = copy.deepcopy(classifier.network)
     heads.replace(network, len(class_names), seed)
     twin = Classifier(
         network, name=classifier.name, mean=classifier.mean.flatten().tolist(), std=classifier.std.flatten().tolist(),
-        view=classifier.view, class_names=class_names, provenance=Provenance(f"{classifier.provenance.source}; new head"),
+        view=view or classifier.view, class_names=class_names, provenance=Provenance(f"{classifier.provenance.source}; new head"),
     )  # fmt: skip
     return twin.to(classifier.device)
+
+
+def samples(images: Images, view: View, progress: bool = True) -> Samples:
+    """The readable pictures of a labelled set as bytes, grey ones in one channel; a picture without label is an error."""
+    rows, labels, names = [], [], []
+    for name, image, label in tqdm(images.viewed(view), desc="reading", total=len(images), disable=not progress, leave=False):
+        if label is None:
+            raise TrainingError(f"{name}: nothing says which class it is")
+        rows.append(image.mul(255).round().to(torch.uint8))
+        labels.append(label)
+        names.append(name)
+    if not rows:
+        raise TrainingError(f"none of {len(images)} pictures can be read; images.failures says why")
+    pictures = torch.stack(rows)
+    if bool((pictures == pictures[:, :1]).all()):
+        pictures = pictures[:, :1].contiguous()
+    return Samples(pictures, torch.tensor(labels), tuple(names))
 
 
 @torch.no_grad()
@@ -105,6 +126,6 @@ def save(classifier: Classifier, file: str | Path, part: heads.Part = "head", so
     view = classifier.view
     about = heads.About(
         classifier.name, part, names, tuple(classifier.mean.flatten().tolist()), tuple(classifier.std.flatten().tolist()),
-        (view.size, view.resize, view.interpolation), source, licence,
+        (view.size, view.resize, view.interpolation, view.squash), source, licence,
     )  # fmt: skip
     return heads.write(classifier.network, about, file)

@@ -1,0 +1,5 @@
+"""The `xai` command as a whole: notebooks headless (`xai_lib.runs`), and what a user does without a notebook."""
+
+from xai_lib.runs.command import app, main
+
+__all__ = ["app", "main"]

@@ -1,0 +1,3 @@
+from xai_lib.command import main
+
+main()
