@@ -65,11 +65,14 @@ class Samples:
             )
 
     def batch(self, which: Tensor) -> Tensor:
-        """Those samples as float; pictures in 0..1 with three channels."""
+        """Those samples as float; pictures in 0..1 with three channels, channels last, which is faster on a processor."""
         found = self.inputs[which].float()
         if self.inputs.dtype == torch.uint8:
             found = found.div(255)
-        return found.expand(-1, 3, -1, -1) if found.ndim == 4 and found.shape[1] == 1 else found
+        if found.ndim != 4:
+            return found
+        found = found.expand(-1, 3, -1, -1) if found.shape[1] == 1 else found
+        return found.contiguous(memory_format=torch.channels_last)
 
     def __len__(self) -> int:
         return len(self.labels)
