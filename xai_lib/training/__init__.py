@@ -12,5 +12,6 @@ from xai_lib.training.loop import Recipe, Samples, Scores, Training, TrainingErr
 from xai_lib.training.transfer import features, fit_head, samples, save, with_head
 
 __all__ = [
-    "Recipe", "Samples", "Scores", "Training", "TrainingError", "evaluate", "features", "fit_head", "samples", "save", "train", "with_head",
+    "Recipe", "Samples", "Scores", "Training", "TrainingError", "evaluate", "features", "fit_head", "samples", "save", "train",
+    "with_head",
 ]  # fmt: skip
