@@ -199,13 +199,16 @@ def files(paths: Sequence[Path]) -> list[Entry]:
     for path in paths:
         if not os.path.lexists(path):
             raise ImageError(f"no file or folder {printable(path)!r} (paths start from {Path.cwd()})")
-        found |= {file.absolute(): file for file in (_walk(path) if path.is_dir() else [path])}
+        found |= {file.absolute(): file for file in (pictures_below(path) if path.is_dir() else [path])}
     named = zip(_unique_names(list(found)), found.values(), strict=True)
     return [Entry(name, file, _label(file)) for name, file in named]
 
 
-def _walk(folder: Path) -> list[Path]:
-    """Pictures in a folder and below, linked folders once; one that cannot be opened stands for itself."""
+def pictures_below(folder: Path) -> list[Path]:
+    """Pictures in a folder and below, linked folders once; one that cannot be opened stands for itself.
+
+    Raises `ImageError` where there are none.
+    """
     pictures: list[Path] = []
     closed: list[Path] = []
     others, seen = 0, {os.path.realpath(folder)}
