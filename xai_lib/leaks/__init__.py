@@ -74,7 +74,7 @@ class Leaks:
         for part, across, asked in questions:
             twins = self.twins[(self.twins["across"] == across) & self.twins["name"].isin(self.pictures.loc[asked, "name"])]
             others = parts[0] if len(parts) == 2 else "another split"
-            where = f"{part} also in {others}" if across == "split" else "the same picture in two classes"
+            where = f"{part} also in {others}" if across == "split" else "also in another class"
             for kind in ("exact", "near") if self.near >= 0 else ("exact",):
                 count, of = int((twins["kind"] == kind).sum()), int(asked.sum())
                 yield {"leak": f"{kind} copies", "where": where, "count": count, "of": of, "share": count / of, "found": count > 0}

@@ -33,7 +33,7 @@ def search(
         notes.append("a class has a single picture, or copies of one, to train on: trees were not cross-validated")
     for family, wanted in FAMILIES.items():
         if not set(wanted) - {"aspect", "area"} <= set(pictures):
-            notes.append(f"{family}: not known without the files ({', '.join(wanted)})")
+            notes.append(f"{family}: not looked at, as no file was read")
             continue
         frame, trials = _features(pictures, family), []
         if k > 1:
@@ -65,7 +65,7 @@ def _tree(seed: int, **how: Any) -> Any:
 
 
 def _folds(frame: pd.DataFrame, kinds: np.ndarray, groups: np.ndarray, k: int, seed: int) -> np.ndarray:
-    """Whether each picture is named right by a tree that saw no copy of it."""
+    """Whether each picture is named right by a tree that saw without copies of it."""
     from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 
     folds = StratifiedGroupKFold(k, shuffle=True, random_state=seed)
@@ -80,7 +80,7 @@ def _tests(
     yield part, right, kinds[test]
     alone = ~copied[test]
     if 0 < alone.sum() < len(alone):
-        yield f"{part}, no copy", right[alone], kinds[test][alone]
+        yield f"{part}, without copies", right[alone], kinds[test][alone]
 
 
 def score(right: np.ndarray, truth: np.ndarray) -> tuple[int, int, float, float, float, float, bool]:

@@ -21,6 +21,7 @@ from xai_lib.plots.advise import (
 )
 from xai_lib.plots.elime import costs, curves, encoding, features, framework, gains, sizes, stages, superpixels
 from xai_lib.plots.evo_lrp import by_depth, convergence, front, metric_bars, relevance_rows
+from xai_lib.plots.leaks import copies, shortcuts
 from xai_lib.plots.pictures import maps, masked, panels, predictions, show, show_map, show_over
 from xai_lib.plots.style import (
     CLAMP,
@@ -49,4 +50,6 @@ __all__ = [
     "intervals",
     # EVO-LRP
     "relevance_rows", "metric_bars", "convergence", "by_depth", "front",
+    # leaks
+    "copies", "shortcuts",
 ]  # fmt: skip
