@@ -57,8 +57,8 @@ def look(
         typer.echo(line)
     for path, reason in list(found.failures.items())[:SHOWN]:
         typer.echo(f"left out: {reason if path in reason else f'{path}: {reason}'}", err=True)
-    if more := len(found.failures) - SHOWN if len(found.failures) > SHOWN else 0:
-        typer.echo(f"left out: {more} more", err=True)
+    if len(found.failures) > SHOWN:
+        typer.echo(f"left out: {len(found.failures) - SHOWN} more", err=True)
     if out is not None:
         from xai_lib.command.leaks_page import write
 
@@ -71,15 +71,15 @@ def percent(share: float) -> str:
 
 
 def cells(table: pd.DataFrame) -> list[list[str]]:
-    """`Leaks.table` as text: what, where, how many, interval, the commonest class's accuracy, verdict."""
-    rows = [["what", "where", "pictures", "share", "95 % interval", "commonest class", ""]]
+    """`Leaks.table` as text: verdict, what, where, how many, interval, the commonest class's accuracy."""
+    rows = [["", "what", "where", "pictures", "share", "95 % interval", "commonest class"]]
     for row in table.itertuples():
         tree = row.commonest == row.commonest  # copies have neither interval nor rival
         between = f"{100 * row.low:.1f} to {percent(row.high)}" if tree else ""
-        what = f"{row.leak} tells the class" if tree else row.leak
+        what = f"class told by {row.leak}" if tree else row.leak
         rows.append(
-            [what, row.where, f"{row.count} of {row.of}", percent(row.share), between, percent(row.commonest) if tree else "",
-             "LEAK" if row.found else "-"]
+            ["LEAK" if row.found else "-", what, row.where, f"{row.count} of {row.of}", percent(row.share), between,
+             percent(row.commonest) if tree else ""]
         )  # fmt: skip
     return rows
 

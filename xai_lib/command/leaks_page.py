@@ -23,15 +23,14 @@ DRAWN = 8  # pairs in copies.png
 PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Leaks in {{ folder }}</title><style>{{ style|safe }}
-.pair { display: grid; grid-template-columns: 1fr 1fr; gap: .5rem; } .pair figcaption { overflow-wrap: anywhere; }
-.pair p { grid-column: 1 / -1; font-weight: 600; } td.bad { font-weight: 600; } .pair img { aspect-ratio: 1; }
+.pair { display: grid; align-content: start; grid-template-columns: 1fr 1fr; gap: .5rem; } .pair figcaption { overflow-wrap: anywhere; }
+.pair p { grid-column: 1 / -1; font-weight: 600; } td.bad { font-weight: 600; } .pair img { aspect-ratio: 1; } h2 + figure { margin-top: .8rem; }
 </style></head><body>
 <header><h1>Leaks in {{ folder }}</h1>
 <p><span class="state {{ 'bad' if found else 'good' }}">{{ verdict }}</span>
 <span class="soft">{{ pictures }} pictures read{% if failures %}, {{ failures|length }} left out{% endif %}</span></p></header><main>
 <section><h2>What was asked</h2><div class="wide"><table>
-{% for row in rows %}<tr>{% for cell in row %}{% if loop.first and row is sameas rows[0] %}<th>{{ cell }}</th>
-{%- elif row is sameas rows[0] %}<th>{{ cell }}</th>
+{% for row in rows %}<tr>{% for cell in row %}{% if row is sameas rows[0] %}<th>{{ cell }}</th>
 {%- else %}<td{% if cell == 'LEAK' %} class="bad"{% endif %}>{{ cell }}</td>{% endif %}{% endfor %}</tr>
 {% endfor %}</table></div>
 {% if rules %}<h3>The most telling question of each shortcut</h3><ul>{% for rule in rules %}<li>{{ rule }}</li>{% endfor %}</ul>{% endif %}

@@ -20,6 +20,7 @@ def copies(pictures: Sequence[tuple[Array, Array]], titles: Sequence[tuple[str, 
         for k in range(2):
             axes = grid[i // 2][3 * (i % 2) + k]
             axes.imshow(as_array(pair[k]))
+            axes.set_anchor("N")
             axes.set_title(names[k], fontsize=7.5)
         left = grid[i // 2][3 * (i % 2)]
         left.text(-0.03, 0.5, word, rotation=90, ha="right", va="center", fontsize=8, transform=left.transAxes)
