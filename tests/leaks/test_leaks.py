@@ -137,7 +137,7 @@ def test_words_of_the_file_that_tell_the_class(tmp_path: Path, tag: int, value: 
     leak = look(tmp_path)
     assert found(leak) == {"file"}
     [rule] = set(leak.shortcuts.loc[leak.shortcuts["found"], "rule"])
-    assert said in rule or tag == 0 and rule.startswith("format JPEG: 100% of cat, 0%"), rule
+    assert said in rule or (tag == 0 and rule.startswith("format JPEG: 100% of cat, 0%")), rule
 
 
 def test_folds_keep_copies_together(tmp_path: Path) -> None:

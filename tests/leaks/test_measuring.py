@@ -16,8 +16,6 @@ from xai_lib.images import ImageError
 from xai_lib.images.measuring import FLAT, borders, checksum, measure, traces
 
 
-
-
 @settings(max_examples=40, deadline=None)
 @given(st.tuples(*[st.integers(0, 5)] * 4), st.integers(0, 255), st.integers(0, FLAT // 2))
 def test_borders_are_as_wide_as_they_were_drawn(sides: tuple[int, int, int, int], level: int, ripple: int) -> None:

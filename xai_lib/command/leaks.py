@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -73,7 +73,8 @@ def percent(share: float) -> str:
 def cells(table: pd.DataFrame) -> list[list[str]]:
     """`Leaks.table` as text: verdict, what, where, how many, interval, the commonest class's accuracy."""
     rows = [["", "what", "where", "pictures", "share", "95 % interval", "commonest class"]]
-    for row in table.itertuples():
+    each: Any = table.itertuples()
+    for row in each:
         tree = row.commonest == row.commonest  # copies have neither interval nor rival
         between = f"{100 * row.low:.1f} to {percent(row.high)}" if tree else ""
         what = f"class told by {row.leak}" if tree else row.leak
@@ -87,7 +88,7 @@ def cells(table: pd.DataFrame) -> list[list[str]]:
 def rules(table: pd.DataFrame) -> list[str]:
     """The most telling question of each shortcut that was found."""
     found = table[table["rule"].fillna("") != ""].drop_duplicates("leak")
-    return [f"{row.leak}: {row.rule}" for row in found.itertuples()]
+    return [f"{leak}: {rule}" for leak, rule in zip(found["leak"], found["rule"], strict=True)]
 
 
 def verdict(found: Leaks) -> str:

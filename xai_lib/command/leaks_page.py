@@ -23,31 +23,38 @@ DRAWN = 8  # pairs in copies.png
 PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Leaks in {{ folder }}</title><style>{{ style|safe }}
-.pair { display: grid; align-content: start; grid-template-columns: 1fr 1fr; gap: .5rem; } .pair figcaption { overflow-wrap: anywhere; }
-.pair p { grid-column: 1 / -1; font-weight: 600; } td.bad { font-weight: 600; } .pair img { aspect-ratio: 1; } h2 + figure { margin-top: .8rem; }
+.pair { display: grid; grid-template-columns: 1fr 1fr; gap: .5rem; align-content: start; }
+.pair figcaption { overflow-wrap: anywhere; } .pair p { grid-column: 1 / -1; font-weight: 600; }
+.pair img { aspect-ratio: 1; } td.bad { font-weight: 600; } h2 + figure { margin-top: .8rem; }
 </style></head><body>
 <header><h1>Leaks in {{ folder }}</h1>
 <p><span class="state {{ 'bad' if found else 'good' }}">{{ verdict }}</span>
-<span class="soft">{{ pictures }} pictures read{% if failures %}, {{ failures|length }} left out{% endif %}</span></p></header><main>
+<span class="soft">{{ pictures }} pictures read{% if failures %}, {{ failures|length }} left out{% endif %}</span></p>
+</header><main>
 <section><h2>What was asked</h2><div class="wide"><table>
-{% for row in rows %}<tr>{% for cell in row %}{% if row is sameas rows[0] %}<th>{{ cell }}</th>
-{%- else %}<td{% if cell == 'LEAK' %} class="bad"{% endif %}>{{ cell }}</td>{% endif %}{% endfor %}</tr>
+<tr>{% for cell in rows[0] %}<th>{{ cell }}</th>{% endfor %}</tr>
+{% for row in rows[1:] %}<tr>{% for cell in row %}<td{% if cell == 'LEAK' %} class="bad"{% endif %}>{{ cell }}</td>
+{%- endfor %}</tr>
 {% endfor %}</table></div>
-{% if rules %}<h3>The most telling question of each shortcut</h3><ul>{% for rule in rules %}<li>{{ rule }}</li>{% endfor %}</ul>{% endif %}
+{% if rules %}<h3>The most telling question of each shortcut</h3>
+<ul>{% for rule in rules %}<li>{{ rule }}</li>{% endfor %}</ul>{% endif %}
 {% if notes %}<h3>Notes</h3><ul>{% for note in notes %}<li>{{ note }}</li>{% endfor %}</ul>{% endif %}
-<p class="soft">Copies: exact ones have the same decoded pixels, near ones a perceptual hash that differs in at most {{ near }} of
-64 bits. Shortcuts: a decision tree that sees the size alone (or the borders, or the file's own words), cross-validated with copies
-kept together and tested on the other splits; a leak where its interval lies above the commonest class. Tables: {% for file in files
-%}<a href="{{ file }}">{{ file }}</a>{{ '' if loop.last else ', ' }}{% endfor %}.</p></section>
-{% if chart %}<section><h2>How much is told without the picture</h2><figure><a href="shortcuts.png"><img alt="Accuracy of each tree
-beside that of the commonest class" src="data:image/png;base64,{{ chart }}"></a></figure></section>{% endif %}
-{% if copies %}<section><h2>Copies</h2><p class="soft">{{ shown }} of {{ total }} pictures with a copy; kinds and classes take
-turns. All are in <a href="copies.csv">copies.csv</a>.</p><div class="figures">{% for pair in copies %}<div class="pair">
-<p>{{ pair.word }}</p>{% for side in pair.sides %}<figure>{% if side.picture %}<img loading="lazy" alt="{{ side.name }}"
+<p class="soft">Exact copies have the same decoded pixels, near ones a perceptual hash that differs in at most {{ near }} of
+64 bits. A class is told by size, borders or file where a decision tree that sees nothing else, cross-validated with copies
+kept together and tested on the other splits, is right more often than always saying the commonest class. Tables:
+{% for file in files %}<a href="{{ file }}">{{ file }}</a>{{ '' if loop.last else ', ' }}{% endfor %}.</p></section>
+{% if chart %}<section><h2>How much is told without the picture</h2><figure><a href="shortcuts.png"><img
+alt="Accuracy of each tree beside that of the commonest class" src="data:image/png;base64,{{ chart }}"></a></figure>
+</section>{% endif %}
+{% if copies %}<section><h2>Copies</h2><p class="soft">{{ shown }} pairs; {{ total }} pictures have a copy elsewhere, all in
+<a href="copies.csv">copies.csv</a>. Kinds and classes take turns.</p><div class="figures">
+{% for pair in copies %}<div class="pair"><p>{{ pair.word }}</p>
+{% for side in pair.sides %}<figure>{% if side.picture %}<img loading="lazy" alt="{{ side.name }}"
 src="data:image/jpeg;base64,{{ side.picture }}">{% else %}<p class="soft">the file is not here</p>{% endif %}
 <figcaption>{{ side.place }}<br><span class="soft">{{ side.name }}</span></figcaption></figure>{% endfor %}</div>
 {% endfor %}</div></section>{% endif %}
-{% if failures %}<section><h2>Left out</h2><ul>{% for reason in failures %}<li>{{ reason }}</li>{% endfor %}</ul></section>{% endif %}
+{% if failures %}<section><h2>Left out</h2>
+<ul>{% for reason in failures %}<li>{{ reason }}</li>{% endfor %}</ul></section>{% endif %}
 </main></body></html>
 """
 
@@ -60,7 +67,7 @@ def write(found: Leaks, folder: str, out: Path, pairs: int) -> Path:
         out.mkdir(parents=True, exist_ok=True)
         files = _tables(found, out)
         rows = found.pairs(pairs)
-        pictures = [(_read(found, row.name), _read(found, row.twin)) for row in rows.itertuples(index=False)]
+        pictures = [(_read(found, a), _read(found, b)) for a, b in zip(rows["name"], rows["twin"], strict=True)]
         chart = _figures(found, rows, pictures, out)
         page = Environment(autoescape=True).from_string(PAGE).render(
             style=STYLE, folder=folder, found=found.found, verdict=verdict(found), pictures=len(found.pictures),
@@ -104,7 +111,7 @@ def _figures(found: Leaks, rows: pd.DataFrame, pictures: list[Any], out: Path) -
     trees = found.shortcuts
     if trees.empty:
         return ""
-    names = [f"{row.shortcut}: {row.where}" for row in trees.itertuples()]
+    names = [f"{what}: {where}" for what, where in zip(trees["shortcut"], trees["where"], strict=True)]
     chart = plots.png(plots.shortcuts(names, trees["accuracy"], trees["low"], trees["high"], trees["commonest"]))
     (out / "shortcuts.png").write_bytes(chart)
     return base64.b64encode(chart).decode()

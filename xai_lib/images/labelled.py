@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,7 +37,8 @@ class Labelled:
         if split is not None and split not in self.splits:
             raise ImageError(f"{printable(self.folder)} has no split {split!r}; {_there('split', self.splits)}")
         rows = self.table if split is None else self.table[self.table["split"] == split]
-        return Images(Entry(row.name, row.path, (row.label,)) for row in rows.itertuples(index=False))
+        columns = (rows[column] for column in ("name", "path", "label"))
+        return Images(Entry(name, path, (label,)) for name, path, label in zip(*columns, strict=True))
 
 
 def load(folder: Path, classes: Sequence[str] | None = None, splits: Sequence[str] | None = None, least: int = 2) -> Labelled:
@@ -44,7 +46,8 @@ def load(folder: Path, classes: Sequence[str] | None = None, splits: Sequence[st
     found = survey(folder)
     here, names = printable(folder), list(classes) if classes is not None else sorted(set(found["class"]))
     if names == [""]:
-        raise ImageError(f"{here}: expected a folder for each class inside of {' and '.join(sorted(set(found['split'])))}, found none")
+        parts = " and ".join(sorted(set(found["split"])))
+        raise ImageError(f"{here}: expected a folder for each class inside of {parts}, found none")
     if len(names) < 2 or len(set(names)) < len(names):
         raise ImageError(f"{here}: expected two classes or more, all different, found {', '.join(names)}")
     for split in splits or ():
@@ -52,9 +55,9 @@ def load(folder: Path, classes: Sequence[str] | None = None, splits: Sequence[st
             there = _there("split", [s for s in found["split"].unique() if s])
             raise ImageError(f"{printable(folder / split)}: expected a folder of that split, found none; {there}")
     if found["split"].iloc[0]:
-        _no_empty(folder, found["split"].unique())
-    for split, rows in found.groupby("split", sort=False):
-        _check(folder / str(split), rows["class"].value_counts().to_dict(), names, least)
+        _no_empty(folder, found["split"].unique().tolist())
+    for part, rows in found.groupby("split", sort=False):
+        _check(folder / str(part), Counter(rows["class"]), names, least)
     found["label"] = found["class"].map({name: i for i, name in enumerate(names)})
     return Labelled(folder, tuple(names), found)
 
@@ -65,7 +68,7 @@ def _no_empty(folder: Path, names: Sequence[str]) -> None:
             raise ImageError(f"{printable(below)}: no pictures in this folder or below")
 
 
-def _check(folder: Path, counts: dict[str, int], names: list[str], least: int) -> None:
+def _check(folder: Path, counts: Mapping[str, int], names: list[str], least: int) -> None:
     """The classes of one split against those it must have."""
     here = printable(folder)
     if more := sorted(set(counts) - set(names)):

@@ -56,8 +56,13 @@ def _read() -> pd.DataFrame:
 
 def groups(near: int = splits.NEAR) -> pd.Series[str]:
     """The group of twins of each row of `table`, by `splits.twins`; with `near` below 0 of exact twins alone."""
-    found = table()
-    return pd.Series(splits.twins(found["name"], found["pixels"], found["phash"], near), name="group")
+    names, pixels, phashes = (table()[column].tolist() for column in ("name", "pixels", "phash"))
+    return _series(splits.twins(names, pixels, phashes, near), "group")
+
+
+def _series(values: list[str], name: str) -> pd.Series[str]:
+    found: pd.Series[str] = pd.Series(values, name=name, dtype=str)
+    return found
 
 
 def has_twin() -> pd.Series[bool]:
@@ -73,7 +78,7 @@ def standard(validation: float = 0.15, seed: int = 0) -> Parts:
     So validation and training share no copy and no near duplicate, while the test keeps all that the data set gives it.
     """
     found, chosen = table(), {"train": 1 - validation, "validation": validation}
-    part = pd.Series(splits.by_group(groups(), chosen, seed)).where(found["split"] == "Training", "test")
+    part = _series(splits.by_group(groups().tolist(), chosen, seed), "part").where(found["split"] == "Training", "test")
     return {name: found[part == name] for name in (*chosen, "test")}
 
 
@@ -89,7 +94,7 @@ def grouped(shares: Mapping[str, float] | None = None, seed: int = 0) -> Parts:
     `shares`: part to share, of sum 1. They hold on average, as in `splits.by_group`, which raises `ImageError` for others.
     """
     shares = shares or {"train": 0.7, "validation": 0.15, "test": 0.15}
-    found, part = table(), pd.Series(splits.by_group(groups(), shares, seed))
+    found, part = table(), _series(splits.by_group(groups().tolist(), shares, seed), "part")
     return {name: found[part == name] for name in shares}
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -178,7 +179,8 @@ def brain_mri(fetch: bool, folder: Path | None) -> list[Entry]:
     """The brain scans of data/registry, in the list's order; in `$XAI_DATA_HOME` also their copy of 224 pixels."""
     home, store = _data_home(scans.SCANS), _store(scans.SCANS, folder)
     entries = []
-    for row in scans.table().itertuples():
+    rows: Any = scans.table().itertuples()
+    for row in rows:
         here = home is not None and os.path.lexists(home / row.path)
         path = (home if home is not None and here else store) / row.path
         original = not here or path.stat().st_size == row.bytes

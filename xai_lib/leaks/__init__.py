@@ -77,17 +77,18 @@ class Leaks:
             where = f"{part} also in {others}" if across == "split" else "also in another class"
             for kind in ("exact", "near") if self.near >= 0 else ("exact",):
                 count, of = int((twins["kind"] == kind).sum()), int(asked.sum())
-                yield {"leak": f"{kind} copies", "where": where, "count": count, "of": of, "share": count / of, "found": count > 0}
+                row = {"leak": f"{kind} copies", "where": where, "count": count, "of": of}
+                yield row | {"share": count / of, "found": count > 0}
 
     def pairs(self, n: int = 8) -> pd.DataFrame:
         """Up to `n` rows of `twins`, each pair of pictures once; kinds and classes take turns, across splits first."""
         rows = self.twins
         twice = pd.Series([frozenset(pair) for pair in zip(rows["name"], rows["twin"], strict=True)], rows.index, dtype=object)
-        later = rows["split"] == (_ordered(self.pictures["split"]) or [""])[0]
-        rows = rows.assign(later=later).sort_values("later", kind="stable")[lambda r: ~twice[r.index].duplicated()]
-        rows = rows.assign(turn=rows.groupby(["across", "kind", "class"]).cumcount())
-        order = rows.sort_values(["turn", "across", "kind"], key=lambda c: c.map({"split": 0, "class": 1}) if c.name == "across" else c)
-        return order.head(n).drop(columns=["later", "turn"]).reset_index(drop=True)
+        first = _ordered(self.pictures["split"])[0]
+        rows = rows.assign(twice=twice, later=rows["split"] == first).sort_values("later", kind="stable")
+        rows = rows.drop_duplicates("twice")
+        rows = rows.assign(turn=rows.groupby(["across", "kind", "class"]).cumcount(), classes=rows["across"] == "class")
+        return rows.sort_values(["turn", "classes", "kind"]).head(n)[list(self.twins.columns)].reset_index(drop=True)
 
 
 def find(
@@ -116,14 +117,17 @@ def find(
         raise ImageError(f"{_called(source)}: expected two classes or two splits to compare, found one: {only}")
     pictures, failures = (table, {}) if "pixels" in table else _measured(table, jobs, progress)
     if pictures.empty:
-        raise ImageError(f"{_called(source)}: none of {len(table)} pictures can be read; the first: {next(iter(failures.values()))}")
-    twins, parts, notes = _twins(pictures, near), _ordered(pictures["split"]), []
+        first = next(iter(failures.values()))
+        raise ImageError(f"{_called(source)}: none of {len(table)} pictures can be read; the first: {first}")
+    twins, parts = _twins(pictures, near), _ordered(pictures["split"])
+    notes: list[str] = []
     if len(parts) == 1:
         notes.append("no splits: only the classes were compared; copies inside of one class are no leak by themselves")
     if pictures["class"].nunique() > 1:
         copied = pictures["name"].isin(twins.loc[twins["across"] == "split", "name"]).to_numpy()
-        groups = np.array(splits.twins(pictures["name"], pictures["pixels"], pictures["phash"], near))
-        told, more = shortcuts.search(pictures, parts, copied, groups, seed)
+        names, pixels, phashes = (pictures[column].tolist() for column in ("name", "pixels", "phash"))
+        groups = splits.twins(names, pixels, phashes, near)
+        told, more = shortcuts.search(pictures, parts, copied, np.array(groups, dtype=object), seed)
     else:
         told, more = pd.DataFrame(columns=shortcuts.COLUMNS), ["no classes to compare: only copies across splits were looked for"]
     return Leaks(pictures, twins, told, failures, (*notes, *more), near)
@@ -136,8 +140,10 @@ def _called(source: Any) -> str:
 def _listed(source: Any) -> pd.DataFrame:
     """`name`, `split`, `class`, `path` of each picture, and for the known set also what was measured."""
     if isinstance(source, str) and source == scans.SCANS:
-        table = scans.table().assign(path=[entry.path for entry in brain_mri(False, None)])
-        return table.assign(**{"class": table["label"].map(dict(enumerate(scans.FOLDERS)))})
+        table = scans.table()
+        table["class"] = [scans.FOLDERS[label] for label in table["label"].tolist()]
+        table["path"] = [str(entry.path) for entry in brain_mri(False, None)]
+        return table
     if isinstance(source, Images):
         if len(source.sources) < len(source):
             raise ImageError("leaks are looked for in files of your own, found pictures that are drawn or part of a package")
@@ -156,7 +162,8 @@ def _measured(table: pd.DataFrame, jobs: int, progress: bool) -> tuple[pd.DataFr
     def reading(results: Iterable[Any]) -> list[Any]:
         return list(tqdm(results, desc="reading", total=len(table), disable=not progress, leave=False))
 
-    paths = [Path(path) for path in table["path"]]
+    given: list[Any] = table["path"].tolist()
+    paths = [Path(path) for path in given]
     if jobs == 1:
         rows = reading(map(_try, paths))
     else:  # fresh processes: a fork of one that has threads may hang
@@ -183,7 +190,7 @@ def _ordered(parts: pd.Series[str]) -> list[str]:
 
 def _twins(pictures: pd.DataFrame, near: int) -> pd.DataFrame:
     """For each picture the nearest copy in another split, and in another class."""
-    bits, exact = splits.as_bits(pictures["phash"]), pd.factorize(pictures["pixels"])[0]
+    bits, exact = splits.as_bits(pictures["phash"].tolist()), pd.factorize(pictures["pixels"])[0]
     rows = []
     for across in ("split", "class"):
         part = pd.factorize(pictures[across])[0]
@@ -201,5 +208,5 @@ def _twins(pictures: pd.DataFrame, near: int) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def _who(pictures: pd.DataFrame, row: int) -> tuple[str, str, str]:
-    return pictures["name"].iat[row], pictures["split"].iat[row], pictures["class"].iat[row]
+def _who(pictures: pd.DataFrame, row: int) -> Iterator[Any]:
+    return (pictures[column].iat[row] for column in ("name", "split", "class"))
