@@ -12,7 +12,7 @@ from torch import nn
 
 from tests.networks import picture, tiny
 from xai_lib import classifiers, heads
-from xai_lib.training import Recipe, Samples, TrainingError, evaluate, features, fit_head, save, with_head
+from xai_lib.training import Recipe, Samples, TrainingError, evaluate, features, fit_head, load, save, with_head
 from xai_lib.weights import WeightsError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -118,6 +118,18 @@ def test_files_that_cannot_be_used(tmp_path: Path) -> None:
         make(path)
         with pytest.raises(WeightsError, match=message):
             classifiers.load(str(path))
+
+
+def test_a_head_of_other_classes_is_not_put_to_use(tmp_path: Path) -> None:
+    file = save(with_head(classifiers.load("efficientnet_lite0"), (*NAMES, "other")), tmp_path / "head.safetensors")
+    assert load(file, [*NAMES, "other"]).classes == 4
+    for wanted, said in [
+        (("cat", "dog", "cow", "hen"), "classes cat, dog, cow, hen; it was on others: disc, ring, none, other; train one on"),
+        (("ring", "disc", "none", "other"), "it was in another order: disc, ring, none, other"),
+        (NAMES, "classes disc, ring, none; it was on others: disc, ring, none, other"),
+    ]:
+        with pytest.raises(TrainingError, match=f"head.safetensors: expected a network trained on the .*{said}"):
+            load(file, wanted)
 
 
 def test_a_trained_file_takes_no_other_weights(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import html
 import io
 import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, overload
@@ -32,7 +32,9 @@ from xai_lib.images.sources import PHANTOMS, SAMPLES, Drawn, Entry, MissingPhoto
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["ImageError", "Images", "MissingPhotograph", "Photo", "View", "load", "names", "scans", "splits"]
+    from xai_lib.images.labelled import Labelled
+
+__all__ = ["ImageError", "Images", "MissingPhotograph", "Photo", "View", "load", "load_labelled", "names", "scans", "splits"]
 
 STRIP = 16  # ratio of the sides beyond which only the middle is resized
 SHOWN = 24  # thumbnails in Jupyter
@@ -302,6 +304,26 @@ def load(
             f"(paths start from {Path.cwd()}); {sources.nearest(name_or_path, names())}"
         )
     return Images(sources.files([Path(name_or_path)]))
+
+
+def load_labelled(
+    folder: str | os.PathLike[str],
+    classes: Sequence[str] | None = None,
+    splits: Sequence[str] | None = None,
+    least: int = 2,
+) -> Labelled:
+    """A user's own pictures in folders named after their classes: `folder/CLASS/*.jpg` or `folder/SPLIT/CLASS/*.jpg`.
+
+    `classes`: the names there must be, whose order gives the labels; if not given, those found, in alphabetical order.
+    `splits`: those there must be. `least`: pictures that each class needs in each split. A picture that turns out to be
+    damaged is left out with a warning when it is read, as by all `Images`.
+
+    Raises `ImageError`, which names the folder: other classes than wanted or than in the other splits, a missing split, a
+    class with fewer pictures than `least`, pictures outside of class folders.
+    """
+    from xai_lib.images import labelled
+
+    return labelled.load(Path(folder), classes, splits, least)
 
 
 def names() -> list[str]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -178,7 +179,8 @@ def brain_mri(fetch: bool, folder: Path | None) -> list[Entry]:
     """The brain scans of data/registry, in the list's order; in `$XAI_DATA_HOME` also their copy of 224 pixels."""
     home, store = _data_home(scans.SCANS), _store(scans.SCANS, folder)
     entries = []
-    for row in scans.table().itertuples():
+    rows: Any = scans.table().itertuples()
+    for row in rows:
         here = home is not None and os.path.lexists(home / row.path)
         path = (home if home is not None and here else store) / row.path
         original = not here or path.stat().st_size == row.bytes
@@ -199,13 +201,16 @@ def files(paths: Sequence[Path]) -> list[Entry]:
     for path in paths:
         if not os.path.lexists(path):
             raise ImageError(f"no file or folder {printable(path)!r} (paths start from {Path.cwd()})")
-        found |= {file.absolute(): file for file in (_walk(path) if path.is_dir() else [path])}
+        found |= {file.absolute(): file for file in (pictures_below(path) if path.is_dir() else [path])}
     named = zip(_unique_names(list(found)), found.values(), strict=True)
     return [Entry(name, file, _label(file)) for name, file in named]
 
 
-def _walk(folder: Path) -> list[Path]:
-    """Pictures in a folder and below, linked folders once; one that cannot be opened stands for itself."""
+def pictures_below(folder: Path) -> list[Path]:
+    """Pictures in a folder and below, linked folders once; one that cannot be opened stands for itself.
+
+    Raises `ImageError` where there are none.
+    """
     pictures: list[Path] = []
     closed: list[Path] = []
     others, seen = 0, {os.path.realpath(folder)}

@@ -20,7 +20,7 @@ def twins(names: Sequence[str], pixels: Sequence[str], phashes: Sequence[str] | 
     """
     if len({len(names), len(pixels), len(phashes if phashes is not None else names)}) > 1:
         raise ImageError(f"twins: {len(names)} names, {len(pixels)} checksums and the perceptual hashes must be as many")
-    root = list(range(len(names)))
+    names, root = list(names), list(range(len(names)))
 
     def find(i: int) -> int:
         while root[i] != i:
@@ -29,8 +29,11 @@ def twins(names: Sequence[str], pixels: Sequence[str], phashes: Sequence[str] | 
 
     first: dict[str, int] = {}
     pairs = [(first.setdefault(p, i), i) for i, p in enumerate(pixels)]
-    if phashes is not None:
-        pairs += near(phashes, distance)
+    if phashes is not None and distance >= 0:
+        alike: dict[str, int] = {}  # equal hashes once: a thousand empty pictures make half a million pairs
+        pairs += [(alike.setdefault(h, i), i) for i, h in enumerate(phashes)]
+        rows = list(alike.values())
+        pairs += [(rows[a], rows[b]) for a, b in near(list(alike), distance)]
     for a, b in pairs:
         root[find(b)] = find(a)
     label: dict[int, str] = {}
@@ -41,12 +44,20 @@ def twins(names: Sequence[str], pixels: Sequence[str], phashes: Sequence[str] | 
 
 def near(phashes: Sequence[str], distance: int = NEAR) -> list[tuple[int, int]]:
     """Pairs `(i, j)`, `i < j`, whose 64-bit hashes (hexadecimal) differ in at most `distance` bits."""
-    bits = np.array([int(h, 16) for h in phashes], dtype=np.uint64)
+    bits = as_bits(phashes)
     found = []
     for i in range(len(bits) - 1):
         close = np.flatnonzero(np.bitwise_count(bits[i] ^ bits[i + 1 :]) <= distance)
         found += [(i, i + 1 + int(j)) for j in close]
     return found
+
+
+def as_bits(phashes: Sequence[str]) -> np.ndarray:
+    """Hexadecimal hashes of 64 bits as `(N,)` uint64; raises `ImageError` for what is none."""
+    try:
+        return np.array([int(h, 16) for h in phashes], dtype=np.uint64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ImageError(f"expected perceptual hashes of 64 bits as hexadecimal text: {error}") from None
 
 
 def by_group(groups: Sequence[str], shares: Mapping[str, float], seed: int = 0) -> list[str]:

@@ -9,9 +9,9 @@ training.save(classifier, "head.safetensors")      # classifiers.load("head.safe
 """
 
 from xai_lib.training.loop import Recipe, Samples, Scores, Training, TrainingError, evaluate, train
-from xai_lib.training.transfer import features, fit_head, samples, save, with_head
+from xai_lib.training.transfer import features, fit_head, load, samples, save, with_head
 
 __all__ = [
-    "Recipe", "Samples", "Scores", "Training", "TrainingError", "evaluate", "features", "fit_head", "samples", "save", "train",
-    "with_head",
+    "Recipe", "Samples", "Scores", "Training", "TrainingError", "evaluate", "features", "fit_head", "load", "samples", "save",
+    "train", "with_head",
 ]  # fmt: skip

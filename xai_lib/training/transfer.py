@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from xai_lib import heads
+from xai_lib import classifiers, heads
 from xai_lib.classifiers import Classifier, Provenance
 from xai_lib.images import Images, View
 from xai_lib.training.loop import Recipe, Samples, Training, TrainingError, train
@@ -114,6 +114,19 @@ def fit_head(
         found.choose(choose)
     standardised.into(layer)
     return found
+
+
+def load(file: str | Path, class_names: Sequence[str]) -> Classifier:
+    """`classifiers.load` of a file that `save` wrote; raises `TrainingError` unless it was trained on these classes in this order."""
+    classifier, wanted = classifiers.load(str(file)), list(class_names)
+    found = [classifier.class_name(i) for i in range(classifier.classes)]
+    if found != wanted:
+        why = "in another order" if sorted(found) == sorted(wanted) else "on others"
+        raise TrainingError(
+            f"{file}: expected a network trained on the classes {', '.join(wanted)}; it was {why}: {', '.join(found)}; "
+            "train one on yours with training.with_head and fit_head"
+        )
+    return classifier
 
 
 def save(classifier: Classifier, file: str | Path, part: heads.Part = "head", source: str = "", licence: str = "unknown") -> Path:

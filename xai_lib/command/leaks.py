@@ -1,0 +1,113 @@
+"""`xai leaks`: the leak detector in a terminal and as a page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from xai_lib.runs.command import app
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from xai_lib.leaks import Leaks
+
+SHOWN = 10  # damaged files that are named in the terminal
+EXIT_CODES = "Exit codes: 0 no leak found; 4 a leak found; 2 usage (no such folder, no pictures, nothing to compare)."
+HELP = f"""Look for leaks in labelled pictures: what lets a network name the class without understanding the picture.
+
+FOLDER holds CLASS/*.jpg or SPLIT/CLASS/*.jpg (any format, any names), or is called brain-mri: the scans of paper 4, by their
+list, for which no file is needed. Looked for are copies (exact, and near by a perceptual hash) across splits and classes, and
+whether picture size, flat borders, or what the file says of camera and program tell the class: by a decision tree that sees
+nothing else, against always saying the commonest class. Damaged files are named and left out.
+
+\b
+Examples:
+  xai leaks my/scans
+  xai leaks my/scans --out leaks     also leaks/index.html, with the copies side by side, and tables as CSV
+  xai leaks my/scans --near -1       exact copies alone
+  xai leaks brain-mri
+
+{EXIT_CODES}"""
+
+
+@app.command("leaks", help=HELP, short_help="Look for copies and shortcuts in labelled pictures.")
+def look(
+    folder: Annotated[str, typer.Argument(help="A folder of labelled pictures, or brain-mri.", show_default=False)],
+    near: Annotated[
+        int, typer.Option(min=-1, max=32, metavar="BITS", help="Bits of 64 in which near copies may differ; -1 for none.")
+    ] = 4,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", show_default=False, help="Write tables, pictures and a page here.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes that read files.")] = 1,
+    pairs: Annotated[int, typer.Option(min=0, help="Pairs of copies on the page.")] = 24,
+) -> None:
+    import sys
+
+    from xai_lib import leaks
+    from xai_lib.images import ImageError
+
+    if out is not None and out.exists() and not out.is_dir():
+        raise ImageError(f"--out {out}: expected a folder, found a file")
+    found = leaks.find(folder, near, jobs=jobs, progress=sys.stderr.isatty())
+    for line in _lines(folder, found):
+        typer.echo(line)
+    for path, reason in list(found.failures.items())[:SHOWN]:
+        typer.echo(f"left out: {reason if path in reason else f'{path}: {reason}'}", err=True)
+    if len(found.failures) > SHOWN:
+        typer.echo(f"left out: {len(found.failures) - SHOWN} more", err=True)
+    if out is not None:
+        from xai_lib.command.leaks_page import write
+
+        typer.echo(f"page: {write(found, folder, out, pairs)}")
+    raise typer.Exit(4 if found.found else 0)
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def cells(table: pd.DataFrame) -> list[list[str]]:
+    """`Leaks.table` as text: verdict, what, where, how many, interval, the commonest class's accuracy."""
+    rows = [["", "what", "where", "pictures", "share", "95 % interval", "commonest class"]]
+    each: Any = table.itertuples()
+    for row in each:
+        tree = row.commonest == row.commonest  # copies have neither interval nor rival
+        between = f"{100 * row.low:.1f} to {percent(row.high)}" if tree else ""
+        what = f"class told by {row.leak}" if tree else row.leak
+        rows.append(
+            ["LEAK" if row.found else "-", what, row.where, f"{row.count} of {row.of}", percent(row.share), between,
+             percent(row.commonest) if tree else ""]
+        )  # fmt: skip
+    return rows
+
+
+def rules(table: pd.DataFrame) -> list[str]:
+    """The most telling question of each shortcut that was found."""
+    found = table[table["rule"].fillna("") != ""].drop_duplicates("leak")
+    return [f"{leak}: {rule}" for leak, rule in zip(found["leak"], found["rule"], strict=True)]
+
+
+def verdict(found: Leaks) -> str:
+    table = found.table()
+    kinds = list(dict.fromkeys(table.loc[table["found"].astype(bool), "leak"]))
+    return f"leak found: {', '.join(kinds)}" if kinds else "no leak found"
+
+
+def _lines(folder: str, found: Leaks) -> list[str]:
+    pictures, table = found.pictures, found.table()
+    kinds, parts = (sorted(set(pictures[column]) - {""}) for column in ("class", "split"))
+    head = f"{folder}: {len(pictures)} pictures, {len(kinds)} classes ({_some(kinds)})"
+    lines = [head + (f", splits {_some(parts)}" if parts else ", no splits"), ""]
+    rows = cells(table)
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    told = [f"telling: {rule}" for rule in rules(table)] + [f"note: {note}" for note in found.notes]
+    return [*lines, *([""] if told else []), *told, "", verdict(found)]
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
