@@ -21,6 +21,7 @@ from xai_lib.plots.advise import (
 )
 from xai_lib.plots.elime import costs, curves, encoding, features, framework, gains, sizes, stages, superpixels
 from xai_lib.plots.evo_lrp import by_depth, convergence, front, metric_bars, relevance_rows
+from xai_lib.plots.explorer import exploration, gradient, outlined, over, scale
 from xai_lib.plots.pictures import maps, masked, panels, predictions, show, show_map, show_over
 from xai_lib.plots.style import (
     CLAMP,
@@ -34,12 +35,14 @@ from xai_lib.plots.style import (
     Array,
     Draw,
     canvas,
+    pixels,
     png,
 )
 
 __all__ = [
     # style
-    "PAGE", "HALF", "SIGNED", "UNSIGNED", "CLAMP", "STYLE", "METHOD_COLOURS", "METHOD_NAMES", "Array", "Draw", "canvas", "png",
+    "PAGE", "HALF", "SIGNED", "UNSIGNED", "CLAMP", "STYLE", "METHOD_COLOURS", "METHOD_NAMES", "Array", "Draw", "canvas",
+    "pixels", "png",
     # pictures
     "masked", "show", "show_map", "show_over", "maps", "panels", "predictions",
     # E-LIME
@@ -49,4 +52,6 @@ __all__ = [
     "intervals",
     # EVO-LRP
     "relevance_rows", "metric_bars", "convergence", "by_depth", "front",
+    # explorer
+    "over", "scale", "outlined", "gradient", "exploration",
 ]  # fmt: skip
