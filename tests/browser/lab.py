@@ -11,6 +11,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,7 +34,7 @@ FLAGS = (
 )  # fmt: skip
 SERVER = (
     "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1", "--ServerApp.port_retries=0", "--IdentityProvider.token=",
-    "--ServerApp.password=", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", "--LabApp.news_url=",
+    "--ServerApp.password=", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
 )  # fmt: skip
 
 
@@ -52,17 +53,26 @@ class Lab:
     def open(self, notebook: str) -> None:
         """Open a notebook of the folder and wait for its kernel."""
         self.driver.get(f"{self.url}/lab/tree/{notebook}?reset")
-        self.until(lambda: self.find(".jp-Notebook-ExecutionIndicator[data-status=idle]"), "an idle kernel")
+        ready = (".jp-Cell", ".jp-Notebook-ExecutionIndicator[data-status=idle]")
+        self.until(lambda: all((e := self.find(css)) and e.is_displayed() for css in ready), "cells and an idle kernel")
 
     def run_all(self) -> None:
-        """Run > Run All Cells."""
+        """Run > Run All Cells; returns when the first has begun."""
         self.menu("Run", "Run All Cells")
+        prompts = partial(self.driver.find_elements, By.CSS_SELECTOR, ".jp-CodeCell .jp-InputPrompt")
+        self.until(lambda: any(prompt.text not in ("", "[ ]:") for prompt in prompts()), "a cell that runs")
 
     def menu(self, *words: str) -> None:
         """Choose from the menu bar as a reader would."""
         for place, word in zip(("lm-MenuBar-itemLabel", "lm-Menu-itemLabel"), words, strict=True):
-            path = f"//div[contains(@class, '{place}') and text()='{word}']"
-            self.until(lambda path=path: [e for e in self.driver.find_elements(By.XPATH, path) if e.is_displayed()], word)[0].click()
+            self.until(partial(self._choose_from, place, word), word)
+
+    def _choose_from(self, place: str, word: str) -> bool:
+        for entry in self.driver.find_elements(By.XPATH, f"//div[contains(@class, '{place}') and text()='{word}']"):
+            if entry.is_displayed():
+                entry.click()
+                return True
+        return False
 
     def find(self, css: str) -> WebElement | None:
         """The first element, if there is one."""
@@ -126,10 +136,14 @@ def running_lab(folder: Path, environment: dict[str, str] | None = None) -> Iter
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    quiet = folder / "settings" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
+    quiet.parent.mkdir(parents=True)
+    quiet.write_text('{"fetchNews": "false"}')  # or it asks, in front of what is to be clicked
     url, log = f"http://127.0.0.1:{port}", folder / "lab.log"
     command = [sys.executable, "-m", "jupyterlab", *SERVER, f"--ServerApp.port={port}", f"--ServerApp.root_dir={notebooks}"]
     with log.open("wb") as file:
-        server = subprocess.Popen(command, cwd=notebooks, env={**os.environ, **own, **(environment or {})}, stdout=file, stderr=file)
+        env = {**os.environ, **own, **(environment or {})}
+        server = subprocess.Popen(command, cwd=notebooks, env=env, stdout=file, stderr=file)
     try:
         with _chromium(folder / "profile") as driver:
             _wait_for(url, server, log)

@@ -63,9 +63,10 @@ def exploration(panels: Sequence[tuple[Array, Array, str]], image: Array, values
     rest = [line[0], *line[2:]]
     for axes, (picture, erased, words) in zip(rest, panels, strict=True):
         show(axes, picture, words)
-        height, width = as_array(erased).shape
-        if as_array(erased).any():  # the margin closes the border at the image's edges
-            axes.contour(range(-1, width + 1), range(-1, height + 1), np.pad(as_array(erased), 1), [0.5], colors=MARK, linewidths=0.8)
+        mask = np.pad(as_array(erased), 1)  # the margin closes the border at the image's edges
+        if mask.any():
+            rows, columns = (np.arange(-1, side - 1) for side in mask.shape)
+            axes.contour(columns, rows, mask, [0.5], colors=MARK, linewidths=0.8)
     drawn = show_over(line[1], image, scale(values, signed), title, signed)
     bar = figure.colorbar(drawn, ax=line[1], shrink=0.8, orientation="horizontal", pad=0.03)
     bar.set_ticks([-1, 0, 1] if signed else [0, 1], labels=["against", "0", "for"] if signed else ["0", "highest"])
