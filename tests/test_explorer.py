@@ -181,7 +181,7 @@ def test_a_job_counts_its_own_images_once_and_nobody_elses() -> None:
 
 
 def test_what_a_job_raises_is_kept() -> None:
-    job = Job(lambda: tiny()(torch.zeros(1, 3, 2)))
+    job = Job(lambda: tiny()(torch.zeros(1, 5, 32, 32)))
     job.start()
     job.join(60)
     assert job.failure is not None and job.result is None
@@ -251,7 +251,7 @@ def test_without_a_front_end_there_is_a_figure_with_the_same_numbers(photos: Ima
     assert titles == [
         f"a\nclass {question.target} {before}", "Layer-CAM\nrelevance", f"superpixel erased\n{one}", f"top 10% erased\n{top}",
     ]  # fmt: skip
-    assert len({before, one, top}) == 3
+    assert one != before
     monkeypatch.setenv("XAI_RUN_ROOT", "somewhere")
     monkeypatch.setattr("IPython.core.getipython.get_ipython", lambda: type("Shell", (), {"kernel": None})())
     assert isinstance(explorer.explore(tiny(), photos, ["layer_cam"]), Figure)
@@ -269,7 +269,7 @@ def test_maps_are_drawn_on_their_own_scale_and_superpixels_keep_their_place() ->
     np.testing.assert_allclose(plots.scale(values, False), [[0, 0], [0.5, 1]])
     large = plots.outlined(np.zeros((8, 8, 3)), np.arange(64).reshape(8, 8) // 32, marked=[1])
     assert large.shape == (448, 448, 3)
-    assert large[10, 10].max() == 0 and large[224, 100, 0] == pytest.approx(0.9) and large[224, 100, 2] == 0
+    assert large[10, 10].max() == 0 and large[224, 100, 0] == pytest.approx(0.9, abs=0.01) and large[224, 100, 2] == 0
 
 
 # The panel, without a browser
@@ -314,23 +314,26 @@ def test_the_panel_reports_and_cancels_and_answers_meanwhile(photos: Images) -> 
     assert len(panel.study.scene(0, "a").erased) == 1 and not panel.cancel.disabled
     panel.cancel.click()
     panel.wait(60)
-    assert "cancelled after" in panel.status.value and panel.cancel.disabled and panel.answer is None
+    assert "cancelled after" in panel.status.value and panel.answer is None
     assert panel.study.kept(panel.question) is None
-    panel.target.value = panel.target.options[1][1]  # the same method again, left for another
-    panel.method.value = "grad_cam"
+    assert panel.cancel.description == "start again"
+    panel.cancel.click()
+    assert panel.cancel.description == "cancel" and panel.progress.layout.visibility == "visible"
+    panel.method.value = "grad_cam"  # left for another
     panel.wait(60)
     assert panel.answer and panel.answer.map is not None and "Grad-CAM: 2 images" in panel.status.value
+    assert panel.cancel.disabled and panel.progress.layout.visibility == "hidden"
 
 
 def test_the_panel_says_in_words_what_cannot_be_had(photos: Images, tmp_path: Path) -> None:
     (tmp_path / "bad.png").write_bytes(b"no picture")
     Image.new("RGB", (40, 40), "red").save(tmp_path / "good.png")
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.GELU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
-    panel = Panel(Study(Classifier(network, view=View(32, 36)), images.load(tmp_path), ["lrp"]))
+    panel = Panel(Study(Classifier(network, view=View(32, 36)), images.load(tmp_path), ["rap"]))
     assert "bad.png: expected a picture" in panel.status.value
     panel.image.value = "good"
     panel.wait(60)
-    assert "GELU" in panel.status.value and panel.share.disabled and panel.answer and panel.answer.map is None
+    assert "RAP: layer" in panel.status.value and panel.share.disabled and panel.answer and panel.answer.map is None
 
 
 def test_pixels_of_unrelated_superpixels_survive_the_mean_fill(scene: Scene) -> None:

@@ -53,8 +53,14 @@ class Lab:
     def open(self, notebook: str) -> None:
         """Open a notebook of the folder and wait for its kernel."""
         self.driver.get(f"{self.url}/lab/tree/{notebook}?reset")
-        ready = (".jp-Cell", ".jp-Notebook-ExecutionIndicator[data-status=idle]")
-        self.until(lambda: all((e := self.find(css)) and e.is_displayed() for css in ready), "cells and an idle kernel")
+        self.until(self._ready, "cells and an idle kernel")
+
+    def _ready(self) -> bool:
+        if ask := self.find(".jp-Dialog .jp-mod-accept"):  # a notebook that names no kernel gets the one there is
+            ask.click()
+        wanted = (".jp-Cell", ".jp-Notebook-ExecutionIndicator[data-status=idle]", ".jp-Toolbar-kernelName")
+        found = [self.find(css) for css in wanted]
+        return all(each and each.is_displayed() for each in found) and "Python" in (found[-1].text if found[-1] else "")
 
     def run_all(self) -> None:
         """Run > Run All Cells; returns when the first has begun."""

@@ -94,7 +94,7 @@ class Panel(widgets.VBox):
         self.restore.on_click(self._restore)
         self.progress = widgets.IntProgress(0, layout=widgets.Layout(width="100%", visibility="hidden"))
         self.cancel = widgets.Button(
-            description="cancel", icon="stop", disabled=True, layout=widgets.Layout(width="110px"), tooltip="end the method"
+            description="cancel", icon="stop", disabled=True, layout=widgets.Layout(width="110px")
         )
         self.cancel.on_click(self._cancel)
         self.cancel.add_class("xai-cancel")
@@ -177,6 +177,8 @@ class Panel(widgets.VBox):
             if self._job:
                 self._job.cancel()
                 self.status.value = _text("stopping …")
+            elif self.answer is None:
+                self._begin()
 
     # what follows from it
 
@@ -226,9 +228,7 @@ class Panel(widgets.VBox):
             self.layer.value, self.layer.disabled = kept, not options
         asked = (self.network.value, self.image.value, self.target.value, self.method.value, self.layer.value)
         self.question = Question(*asked)
-        if self._job:
-            self._job.cancel()
-            self._job = None
+        self._leave_job()
         self.answer = self.study.kept(self.question)
         self._show_map()
         self._erase_top()
@@ -240,7 +240,8 @@ class Panel(widgets.VBox):
         self._job = job = self.study.start(self.question)
         expected = self.study.expected_calls(self.question)
         self.progress.max, self.progress.value = expected or 1, 0 if expected else 1
-        self.progress.layout.visibility, self.cancel.disabled = "visible", False
+        self.progress.layout.visibility = "visible"
+        self._offer("cancel")
         name = self.study.title(self.method.value)
         self._watcher = threading.Thread(target=self._watch, args=(job, name, expected), daemon=True)
         self._watcher.start()
@@ -257,8 +258,7 @@ class Panel(widgets.VBox):
         with self._lock:
             if self._job is not job:  # something else was chosen meanwhile
                 return
-            self._job = None
-            self.progress.layout.visibility, self.cancel.disabled = "hidden", True
+            self._leave_job()
             if job.failure:
                 self.answer = Answer(None, error=f"{type(job.failure).__name__}: {job.failure}")
             else:
@@ -266,8 +266,22 @@ class Panel(widgets.VBox):
             self._show_map()
             if self.answer is None:
                 self.status.value = _text(f"{name}: cancelled after {job.calls} images")
+                self._offer("start again")
             self._erase_top()
             self._show_scene()
+
+    def _leave_job(self) -> None:
+        """No job is waited for any more; one that still runs ends at its next forward pass."""
+        if self._job:
+            self._job.cancel()
+        self._job = None
+        self.progress.layout.visibility = "hidden"
+        self._offer("")
+
+    def _offer(self, what: str) -> None:
+        """What the button does: cancel, start again, or nothing."""
+        self.cancel.description, self.cancel.disabled = what or "cancel", not what
+        self.cancel.icon = "refresh" if what == "start again" else "stop"
 
     def _erase_top(self) -> None:
         if self._scene and self.answer and self.answer.map is not None:
@@ -304,9 +318,7 @@ class Panel(widgets.VBox):
         self.bars.value = _bars(scene, self.question.target, scene.probabilities().tolist())
 
     def _show_failure(self, message: str) -> None:
-        if self._job:
-            self._job.cancel()
-            self._job = None
+        self._leave_job()
         blank = _png(np.ones((8, 8, 3)))
         self.photograph.value = self.map.value = blank
         self.legend.value = self.erased.value = self.bars.value = ""
