@@ -24,6 +24,7 @@ from xai_lib.plots.elime import costs, curves, encoding, features, framework, ga
 from xai_lib.plots.evo_lrp import by_depth, convergence, front, metric_bars, relevance_rows
 from xai_lib.plots.insides import bias_account, gradient_paths, layer_blocks, one_map, weighted_units
 from xai_lib.plots.leaks import copies, shortcuts
+from xai_lib.plots.explorer import exploration, gradient, outlined, over, scale
 from xai_lib.plots.pictures import maps, masked, panels, predictions, show, show_map, show_over
 from xai_lib.plots.style import (
     CLAMP,
@@ -37,12 +38,14 @@ from xai_lib.plots.style import (
     Array,
     Draw,
     canvas,
+    pixels,
     png,
 )
 
 __all__ = [
     # style
-    "PAGE", "HALF", "SIGNED", "UNSIGNED", "CLAMP", "STYLE", "METHOD_COLOURS", "METHOD_NAMES", "Array", "Draw", "canvas", "png",
+    "PAGE", "HALF", "SIGNED", "UNSIGNED", "CLAMP", "STYLE", "METHOD_COLOURS", "METHOD_NAMES", "Array", "Draw", "canvas",
+    "pixels", "png",
     # pictures
     "masked", "show", "show_map", "show_over", "maps", "panels", "predictions",
     # E-LIME
@@ -58,4 +61,6 @@ __all__ = [
     "auc_bars", "mean_maps",
     # leaks
     "copies", "shortcuts",
+    # explorer
+    "over", "scale", "outlined", "gradient", "exploration",
 ]  # fmt: skip

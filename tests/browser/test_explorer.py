@@ -1,0 +1,64 @@
+"""The explorer as a reader has it: a notebook in JupyterLab, a mouse, a picture that changes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import nbformat
+
+if TYPE_CHECKING:
+    from tests.browser.lab import Lab
+
+CELL = """
+from xai_lib import classifiers, explorer, images
+classifier = classifiers.load("efficientnet_lite0")
+explorer.explore(classifier, images.load("photos")[1:3], ("grad_cam", "layer_cam", "lime"))
+"""
+
+
+def words(lab: Lab, css: str) -> str:
+    return lab.output(f".xai-explorer {css}").text
+
+
+def source(lab: Lab, css: str) -> str:
+    found = lab.output(css).get_attribute("src")
+    assert found
+    return found
+
+
+def test_a_reader_explores_a_photograph(lab: Lab) -> None:
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CELL.strip())])
+    nbformat.write(notebook, lab.folder / "explore.ipynb")
+    lab.open("explore.ipynb")
+    lab.run_all()
+    lab.until(lambda: "Grad-CAM: 2 images" in words(lab, ".xai-status"), "the first map")
+    before = float(words(lab, ".xai-before"))
+    assert float(words(lab, ".xai-now")) == before
+    whole = source(lab, ".xai-photograph")
+
+    # another method: another map, the same photograph
+    lab.changes(lambda: source(lab, ".xai-map"), lambda: lab.choose(".xai-method select", "Layer-CAM"), "map")
+    lab.until(lambda: "Layer-CAM: 2 images" in words(lab, ".xai-status"), "the second map")
+    assert source(lab, ".xai-photograph") == whole
+
+    # a click erases the superpixel below it, another brings it back
+    photograph = lab.output(".xai-photograph")
+    lab.changes(lambda: words(lab, ".xai-now"), lambda: lab.click_at(photograph, 0.45, 0.55), "probability")
+    assert "1 superpixel clicked" in words(lab, ".xai-erased") and source(lab, ".xai-photograph") != whole
+    lab.changes(lambda: words(lab, ".xai-erased"), lambda: lab.click_at(photograph, 0.45, 0.55), "count")
+    lab.until(lambda: source(lab, ".xai-photograph") == whole, "the whole photograph")
+    assert float(words(lab, ".xai-now")) == before
+
+    # the slider erases the most relevant pixels
+    slider = lab.output(".xai-share .noUi-target")
+    lab.changes(lambda: words(lab, ".xai-now"), lambda: lab.click_at(slider, 0.2, 0.5), "probability")
+    lab.until(lambda: "0 superpixels clicked, 20.0%" in words(lab, ".xai-erased"), "a fifth of the pixels")
+    lab.until(lambda: float(words(lab, ".xai-now")) < before, "a lower probability")
+
+    # a long method reports, answers meanwhile and can be cancelled
+    lab.choose(".xai-method select", "LIME")
+    lab.until(lambda: "of 1000" in words(lab, ".xai-status"), "progress")
+    lab.changes(lambda: words(lab, ".xai-now"), lambda: lab.click_at(photograph, 0.2, 0.3), "probability")
+    assert "1 superpixel clicked" in words(lab, ".xai-erased")
+    lab.output(".xai-cancel").click()
+    lab.until(lambda: "cancelled after" in words(lab, ".xai-status"), "the end of LIME")
