@@ -19,12 +19,21 @@ from xai_lib.plots.advise import (
     scores,
     unit_densities,
 )
-from xai_lib.plots.brain import accuracies, auc_bars, confusions, mean_maps, method_scores, outlined, size_leak, training_curves
+from xai_lib.plots.brain import (
+    accuracies,
+    auc_bars,
+    confusions,
+    mean_maps,
+    method_scores,
+    size_leak,
+    training_curves,
+    with_outlines,
+)
 from xai_lib.plots.elime import costs, curves, encoding, features, framework, gains, sizes, stages, superpixels
 from xai_lib.plots.evo_lrp import by_depth, convergence, front, metric_bars, relevance_rows
+from xai_lib.plots.explorer import exploration, gradient, outlined, over, scale
 from xai_lib.plots.insides import bias_account, gradient_paths, layer_blocks, one_map, weighted_units
 from xai_lib.plots.leaks import copies, shortcuts
-from xai_lib.plots.explorer import exploration, gradient, outlined, over, scale
 from xai_lib.plots.pictures import maps, masked, panels, predictions, show, show_map, show_over
 from xai_lib.plots.style import (
     CLAMP,
@@ -56,9 +65,8 @@ __all__ = [
     # EVO-LRP
     "relevance_rows", "metric_bars", "convergence", "by_depth", "front",
     # XAI framework
-    "layer_blocks", "weighted_units", "bias_account", "gradient_paths", "one_map", "outlined", "size_leak", "training_curves",
-    "accuracies", "confusions", "method_scores",
-    "auc_bars", "mean_maps",
+    "layer_blocks", "weighted_units", "bias_account", "gradient_paths", "one_map", "with_outlines", "size_leak", "training_curves",
+    "accuracies", "confusions", "method_scores", "auc_bars", "mean_maps",
     # leaks
     "copies", "shortcuts",
     # explorer

@@ -17,7 +17,7 @@ SUBSETS = {"all": "#666666", "with twin": RED, "no twin": BLUE}
 
 
 @styled
-def outlined(
+def with_outlines(
     rows: Sequence[Sequence[Array]], masks: Sequence[Array], titles: Sequence[Sequence[str]], signed: Sequence[bool] = ()
 ) -> Figure:
     """Rows of one picture `(3, H, W)` and any number of maps `(H, W)`, the outline of the row's mask `(H, W)` in each.
