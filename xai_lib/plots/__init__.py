@@ -65,8 +65,8 @@ __all__ = [
     # EVO-LRP
     "relevance_rows", "metric_bars", "convergence", "by_depth", "front",
     # XAI framework
-    "layer_blocks", "weighted_units", "bias_account", "gradient_paths", "one_map", "with_outlines", "size_leak", "training_curves",
-    "accuracies", "confusions", "method_scores", "auc_bars", "mean_maps",
+    "layer_blocks", "weighted_units", "bias_account", "gradient_paths", "one_map", "with_outlines", "size_leak",
+    "training_curves", "accuracies", "confusions", "method_scores", "auc_bars", "mean_maps",
     # leaks
     "copies", "shortcuts",
     # explorer
