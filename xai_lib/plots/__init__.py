@@ -36,6 +36,7 @@ from xai_lib.plots.style import (
     canvas,
     png,
 )
+from xai_lib.plots.xai_framework import Column, xai_pipeline, xai_views
 
 __all__ = [
     # style
@@ -49,4 +50,6 @@ __all__ = [
     "intervals",
     # EVO-LRP
     "relevance_rows", "metric_bars", "convergence", "by_depth", "front",
+    # XAI framework
+    "Column", "xai_views", "xai_pipeline",
 ]  # fmt: skip

@@ -28,7 +28,7 @@ def show(axes: Axes, image: Array, title: str = "") -> None:
 def show_map(axes: Axes, values: Array, signed: bool, title: str = "", limit: float | None = None) -> Any:
     """A relevance map `(H, W)`: diverging and symmetric about zero if signed, else perceptually uniform from zero."""
     values = as_array(values)
-    limit = limit or _limit(values, signed)
+    limit = limit or limit_of(values, signed)
     drawn = axes.imshow(values, cmap=SIGNED if signed else UNSIGNED, norm=Normalize(-limit if signed else 0, limit))
     axes.set_title(title)
     axes.set_axis_off()
@@ -45,7 +45,8 @@ def show_over(axes: Axes, image: Array, values: Array, title: str = "", signed: 
     return drawn
 
 
-def _limit(values: np.ndarray, signed: bool) -> float:
+def limit_of(values: np.ndarray, signed: bool) -> float:
+    """Where the colours of maps end: the percentile `CLAMP` of the size of signed ones, the maximum of others; never 0."""
     limit = float(np.percentile(np.abs(values), CLAMP)) if signed else float(values.max(initial=0))
     return limit or 1.0
 
