@@ -52,6 +52,8 @@ class Composite(zennit.core.Composite):
     registered to networks that are modules throughout; `relevance` below does more.
     """
 
+    averages = False  #: max pooling: the winner takes all
+
     def __init__(
         self,
         name: str,

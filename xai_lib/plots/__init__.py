@@ -50,6 +50,7 @@ from xai_lib.plots.style import (
     pixels,
     png,
 )
+from xai_lib.plots.xai_framework import Column, xai_pipeline, xai_views
 
 __all__ = [
     # style
@@ -71,4 +72,5 @@ __all__ = [
     "copies", "shortcuts",
     # explorer
     "over", "scale", "outlined", "gradient", "exploration",
+    "Column", "xai_views", "xai_pipeline",
 ]  # fmt: skip

@@ -46,6 +46,7 @@ def show_over(axes: Axes, image: Array, values: Array, title: str = "", signed: 
 
 
 def limit_of(values: np.ndarray, signed: bool) -> float:
+    """Where the colours of maps end: the percentile `CLAMP` of the size of signed ones, the maximum of others; never 0."""
     limit = float(np.percentile(np.abs(values), CLAMP)) if signed else float(values.max(initial=0))
     return limit or 1.0
 

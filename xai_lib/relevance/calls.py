@@ -245,9 +245,25 @@ class Recorder(Mode):
     def _max(self, function: Any, args: Any, kwargs: Any, inputs: list[Tensor]) -> Operation:
         kwargs = {k: v for k, v in kwargs.items() if k != "return_indices"}
         output, indices = _WITH_INDICES[function](inputs[0].detach(), *args[1:], **kwargs)
-        operation = self._operation("max", inputs, output)
+        operation = self._operation("max", inputs, output, self._average(function, args, kwargs))
         operation.indices = indices
         return operation
+
+    def _average(self, function: Any, args: Any, kwargs: Any) -> Pooling:
+        """Average pooling over the windows of a max pooling."""
+        bound = dict(zip(_WINDOW, args[1:], strict=False)) | kwargs
+        name, here = f"max pooling {self.here()}", self.here()
+        if function is F.adaptive_max_pool2d:
+            size = kwargs.get("output_size", args[1] if len(args) > 1 else None)
+            return Pooling(lambda values: F.adaptive_avg_pool2d(values, size), name)
+
+        def pool(values: Tensor) -> Tensor:
+            if pair(bound.get("dilation", 1)) != (1, 1):
+                raise UnsupportedNetwork(f"{here}: max pooling with dilation has no average of the same windows")
+            options = {k: bound[k] for k in ("stride", "padding", "ceil_mode") if bound.get(k) is not None}
+            return F.avg_pool2d(values, bound["kernel_size"], **options)
+
+        return Pooling(pool, name)
 
 
 def _depends(value: Any) -> bool:
@@ -296,6 +312,7 @@ _WITH_INDICES: dict[Any, Any] = {
     F.max_pool2d: F.max_pool2d_with_indices, torch.max_pool2d: F.max_pool2d_with_indices,
     F.adaptive_max_pool2d: F.adaptive_max_pool2d_with_indices,
 }  # fmt: skip
+_WINDOW = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
 _ARGUMENTS = {
     torch.conv2d: ("input", "weight", "bias", "stride", "padding", "dilation", "groups"),
     F.linear: ("input", "weight", "bias"),

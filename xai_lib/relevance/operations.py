@@ -42,6 +42,8 @@ class Ledger:
     """The relevance that biases kept on the way back, `(P, N)`."""
 
     biases: Tensor | float = 0.0
+    layers: list[tuple[str, Tensor, Tensor]] = field(default_factory=list)
+    """From the output to the input: a layer's name, the sum of its outputs' relevance, and what its biases kept of it, `(P, N)`."""
 
 
 class Back(torch.autograd.Function):

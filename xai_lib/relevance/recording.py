@@ -28,6 +28,8 @@ from xai_lib.relevance.rules import Epsilon, RelevanceError, Rule
 class RuleChoice(Protocol):
     """What assigns rules to layers: see `explainers.lrp.Composite`."""
 
+    averages: bool  #: max pooling is sent back as average pooling over the same windows
+
     def rule(self, operation: Operation, recording: Recording) -> Rule: ...
 
 
@@ -111,16 +113,16 @@ class Recording:
     def back(self, operation: Operation, r: Tensor) -> list[Tensor]:
         if operation.kind == "pass":
             return [r]
-        if operation.kind == "max":
-            return [unpooled(operation, r)]
         assert self._choice is not None
+        if operation.kind == "max" and not self._choice.averages:
+            return [unpooled(operation, r)]
         rule = self._choice.rule(operation, self)
         place = max(operation.index, 0)
         own = self._values is None
         value = rule.value if own else cast(Tensor, self._values)[:, self._groups[place]]
         if operation.kind == "sum":
             found = rule.share(operation.inputs, r, value)
-        elif operation.kind == "pool":
+        elif operation.kind in ("pool", "max"):
             rule = rule.pooled()
             found = [rule.redistribute(cast(Layer, operation.layer), operation.state(rule), r, value)]
         elif operation.kind == "scale" and not isinstance(rule, Epsilon):
@@ -129,7 +131,9 @@ class Recording:
             layer, state = cast(Layer, operation.layer), operation.state(rule)
             found = [rule.redistribute(layer, state, r, value)]
             if self._ledger is not None:
-                self._ledger.biases = self._ledger.biases + rule.absorbed(layer, state, r, value)
+                kept = rule.absorbed(layer, state, r, value)
+                self._ledger.biases = self._ledger.biases + kept
+                self._ledger.layers.append((layer.name, r.flatten(2).sum(2), kept))
         return found
 
     def __repr__(self) -> str:

@@ -1,0 +1,113 @@
+"""Figures of the XAI framework: several methods' maps of a photograph side by side, and the pipeline that makes them."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+
+from xai_lib.plots.pictures import limit_of, show, show_map
+from xai_lib.plots.style import PAGE, UNSIGNED, Array, as_array, canvas, pixels, styled
+
+
+class Column(NamedTuple):
+    """One method: its name, maps `(N, H, W)` or None for a refusal, a reading a map, and a note: its layer, or the reason."""
+
+    title: str
+    maps: Array | None
+    signed: bool
+    readings: Sequence[str]
+    note: str = ""
+
+
+@styled
+def xai_views(images: Array, titles: Sequence[str], columns: Sequence[Column], shared: bool = False) -> Figure:
+    """A row a photograph `(3, H, W)`, a column a method; below each map its reading, beside it its colour bar.
+
+    Signed maps are drawn plain about a white zero, unsigned ones over the photograph in grey. `shared`: one scale for all maps
+    of a method, where each has its own otherwise; signed ones are cut at the percentile `CLAMP` of their size.
+    """
+    n, width = len(titles), len(columns) + 1
+    side = max(PAGE, 2.1 * width) / width
+    tallest = max(title.count("\n") for title in titles)
+    figure, grid = canvas(n, width, n * (side * 0.86 + 0.3 + 0.13 * tallest), width * side)
+    for i, (image, title) in enumerate(zip(as_array(images), titles, strict=True)):
+        show(grid[i, 0], image)
+        grid[i, 0].set_title("\n".join(textwrap.shorten(line, 34, placeholder="…") for line in title.split("\n")), fontsize=8)
+        for axes, column in zip(grid[i, 1:], columns, strict=True):
+            _panel(axes, image, column, i, shared)
+    return figure
+
+
+def _panel(axes: Axes, image: Array, column: Column, i: int, shared: bool) -> None:
+    head = column.title
+    if column.maps is None:
+        axes.set_axis_off()
+        axes.set_title(head, fontsize=9)
+        words = textwrap.fill(f"refused: {column.note}", 30, max_lines=9, placeholder=" …")
+        axes.text(0.5, 0.5, words, ha="center", va="center", fontsize=7, color="0.35", transform=axes.transAxes)
+        return
+    maps = as_array(column.maps)
+    limit = limit_of(maps if shared else maps[i], column.signed)
+    if column.signed:
+        drawn = show_map(axes, maps[i], True, limit=limit)
+        axes.add_patch(_frame(maps[i].shape))
+    else:
+        axes.imshow(pixels(image).mean(2), cmap="gray", norm=Normalize(-0.1, 1))
+        drawn = axes.imshow(maps[i], cmap=UNSIGNED, norm=Normalize(0, limit), alpha=0.6)
+        axes.set_axis_off()
+    note = f"\n{textwrap.shorten(column.note, 34, placeholder='…')}" if column.note else ""
+    axes.set_title(head, fontsize=9) if not note else axes.set_title(head + note, fontsize=8)
+    ticks = [-limit, 0, limit] if column.signed else [0, limit / 2, limit]
+    bar = axes.figure.colorbar(drawn, ax=axes, fraction=0.046, pad=0.03, shrink=0.85, ticks=ticks)
+    bar.ax.set_yticklabels([_tick(t) for t in ticks], fontsize=6.5)
+    bar.outline.set_linewidth(0.5)  # type: ignore[operator]
+    axes.text(0.5, -0.03, textwrap.fill(column.readings[i], 40), ha="center", va="top", fontsize=6.5, transform=axes.transAxes)
+
+
+def _frame(shape: tuple[int, ...]) -> Any:
+    from matplotlib.patches import Rectangle
+
+    return Rectangle((-0.5, -0.5), shape[1], shape[0], fill=False, edgecolor="0.6", linewidth=0.5)
+
+
+def _tick(value: float) -> str:
+    return "0" if value == 0 else f"{value:.2g}"
+
+
+@styled
+def xai_pipeline(picture: str, network: str, methods: Sequence[tuple[str, str, str]]) -> Figure:
+    """Boxes and arrows: picture, network, then a line a method: its name, what it looks at, what it gives."""
+    n = len(methods)
+    figure, grid = canvas(1, 1, max(1.6, 0.75 * n + 0.2))
+    axes = grid[0, 0]
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    axes.set_axis_off()
+    _box(axes, 0.0, 0.36, 0.13, 0.28, picture, "#F3EFE4")
+    _box(axes, 0.18, 0.32, 0.2, 0.36, network, "#E8F0F8")
+    _arrow(axes, (0.13, 0.5), (0.18, 0.5))
+    height = 0.78 / n
+    for i, (name, looks, gives) in enumerate(methods):
+        y = 1 - (i + 1) / n + (1 / n - height) / 2
+        refused = gives == "refused"
+        _box(axes, 0.45, y, 0.36, height, f"{name}\n{textwrap.fill(looks, 44, max_lines=2)}" if refused else f"{name}\n{looks}",
+             "#F6E6E6" if refused else "#E9F3EA")  # fmt: skip
+        _box(axes, 0.87, y, 0.13, height, gives, "#F3EFE4")
+        _arrow(axes, (0.38, 0.5), (0.45, y + height / 2))
+        _arrow(axes, (0.81, y + height / 2), (0.87, y + height / 2))
+    return figure
+
+
+def _box(axes: Axes, x: float, y: float, width: float, height: float, text: str, colour: str) -> None:
+    look: dict[str, Any] = {"boxstyle": "round,pad=0,rounding_size=0.012", "facecolor": colour, "edgecolor": "0.35"}
+    axes.add_patch(FancyBboxPatch((x, y), width, height, linewidth=0.8, **look))
+    axes.text(x + width / 2, y + height / 2, text, ha="center", va="center", fontsize=7, linespacing=1.35)
+
+
+def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
+    axes.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=8, color="0.35", linewidth=0.9, shrinkA=0, shrinkB=0))
