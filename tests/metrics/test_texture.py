@@ -34,7 +34,8 @@ def test_shuffled_patches_are_where_the_order_says(images: Tensor) -> None:
     found = patch_shuffled(images, orders)
     for n, k in np.ndindex(3, 16):
         (to_y, to_x), (y, x) = (divmod(int(place), 4) for place in (k, orders[n, k]))
-        assert torch.equal(found[n, :, 6 * to_y : 6 * to_y + 6, 8 * to_x : 8 * to_x + 8], images[n, :, 6 * y : 6 * y + 6, 8 * x : 8 * x + 8])
+        here = found[n, :, 6 * to_y : 6 * to_y + 6, 8 * to_x : 8 * to_x + 8]
+        assert torch.equal(here, images[n, :, 6 * y : 6 * y + 6, 8 * x : 8 * x + 8])
     assert torch.equal(patch_shuffled(found, orders.argsort(1)), images)
     assert torch.equal(patch_shuffled(images, torch.arange(16).expand(3, -1)), images)
     maps = images[:, :1]

@@ -54,17 +54,17 @@ def bootstrap(
     from scipy import stats
 
     found = _checked("values", values, 2)
-    drawn = stats.bootstrap(
-        (found,), statistic, n_resamples=n, confidence_level=_checked_level(level), method="percentile", rng=np.random.default_rng(seed)
-    ).confidence_interval  # fmt: skip
-    return Interval(float(statistic(found, axis=0)), float(drawn.low), float(drawn.high))
+    level, rng = _checked_level(level), np.random.default_rng(seed)
+    drawn = stats.bootstrap((found,), statistic, n_resamples=n, confidence_level=level, method="percentile", rng=rng)
+    low, high = drawn.confidence_interval
+    return Interval(float(statistic(found, axis=0)), float(low), float(high))
 
 
 def auc(higher: ArrayLike, lower: ArrayLike) -> float:
     """The chance that a value of `higher` exceeds one of `lower`, ties counted half: 0..1, 0.5 for no difference.
 
     The area under the ROC curve of the score that tells the two apart; Mann and Whitney's U over the number of pairs. With few
-    values it is coarse: of 5 and 5 alike, chance alone gives 0.85 or more, or 0.15 or less, in about one case of ten.
+    values it is coarse: of 5 and 5 alike, chance alone gives 0.84 or more, or 0.16 or less, in 24 of 252 orders.
     """
     from scipy.stats import rankdata
 

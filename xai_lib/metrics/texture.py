@@ -40,8 +40,8 @@ def patch_orders(n: int, cells: int = 4, seed: int = 0) -> Tensor:
 def patch_shuffled(images: Tensor, orders: Tensor) -> Tensor:
     """Images (or maps) `(N, C, H, W)` whose patches have changed places: place k shows patch `orders[n, k]`, row by row.
 
-    `orders` `(N, cells²)`; `cells` must divide H and W. `patch_shuffled(shuffled, orders.argsort(1))` puts all back, so the map of
-    a shuffled picture can be laid on that of the picture.
+    `orders` `(N, cells²)`; `cells` must divide H and W. `patch_shuffled(shuffled, orders.argsort(1))` puts all back, so that
+    the map of a shuffled picture can be laid on that of the picture.
     """
     cells = math.isqrt(orders.shape[-1])
     if images.ndim != 4 or orders.shape != (len(images), cells**2) or any(side % cells for side in images.shape[-2:]):
@@ -58,9 +58,9 @@ def patch_shuffled(images: Tensor, orders: Tensor) -> Tensor:
 def relevance_kept(before: Tensor, after: Tensor, cells: int = 14) -> Tensor:
     """Share of the positive relevance of `before` that `after` has at the same places: `(N,)` float64, 0..1.
 
-    Sum of min(R, R') over sum of R, of the positive parts averaged over `cells` x `cells` (our choice). Maps `(N, H, W)` for the same
-    target, not rescaled, as amount and place both count; what is gained elsewhere does not. NaN where nothing of `before` is
-    positive.
+    Sum of min(R, R') over sum of R, of the positive parts averaged over `cells` x `cells` (our choice). Maps `(N, H, W)` for
+    the same target, not rescaled, as amount and place both count; what is gained elsewhere does not. NaN where nothing of
+    `before` is positive.
     """
     if before.ndim != 3 or before.shape != after.shape:
         raise TextureError(f"expected two sets of maps (N, H, W), found {tuple(before.shape)} and {tuple(after.shape)}")
