@@ -46,7 +46,7 @@ def test_a_leak_in_the_terminal(leaky: Path) -> None:
     assert "LEAK | near copies | test also in train | 1 of 26 | 3.8 %" in said
     assert "- | exact copies | also in another class | 0 of 50 | 0.0 %" in said
     assert "LEAK | class told by size | test | 26 of 26 | 100.0 % | 87.1 to 100.0 % | 50.0 %" in said
-    assert "telling: size: 50×60: 0% of cat, 100% of the others" in said
+    assert "telling: size: 64×64: 100 % of cat, 0 % of the others" in said
     assert said[-1] == "leak found: exact copies, near copies, size"
     assert f"left out: {leaky}/test/dog/torn.png: " in ended.stderr
 

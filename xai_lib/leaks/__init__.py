@@ -9,7 +9,8 @@ found.pairs(8)                                # the copies
 
 Copies: pictures of the same decoded pixels, and near ones by a perceptual hash (64 bits, `imagehash.phash`). Shortcuts: a
 decision tree (scikit-learn) that sees no picture, only its size, its borders, or what the file says of camera and program,
-and still names the class better than always saying the commonest. Thresholds are our choice.
+and still names the class better than always saying the commonest (surely: the lower end of Wilson's 99.9 % interval spares 5 %
+of the mistakes). Thresholds are our choice.
 """
 
 from __future__ import annotations

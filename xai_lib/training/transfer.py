@@ -117,7 +117,7 @@ def fit_head(
 
 
 def load(file: str | Path, class_names: Sequence[str]) -> Classifier:
-    """`classifiers.load` of a file that `save` wrote; raises `TrainingError` unless it was trained on these classes in this order."""
+    """`classifiers.load` of what `save` wrote; raises `TrainingError` unless it was trained on these classes in this order."""
     classifier, wanted = classifiers.load(str(file)), list(class_names)
     found = [classifier.class_name(i) for i in range(classifier.classes)]
     if found != wanted:
