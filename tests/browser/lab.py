@@ -26,7 +26,7 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.select import Select
 
 T = TypeVar("T")
-PATIENCE = 180  #: seconds for one step; a loaded machine needs some tens
+PATIENCE = 300  #: seconds for one step; some tens of them on a loaded machine
 FLAGS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-dev-shm-usage", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-proxy-server",

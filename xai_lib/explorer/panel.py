@@ -44,7 +44,8 @@ class Panel(widgets.VBox):
         self._silent = False
         self._make_controls()
         self._make_views()
-        super().__init__([self._controls(), self._views()], layout=widgets.Layout(width="100%", max_width="980px"))
+        layout = widgets.Layout(width="100%", max_width="980px", overflow="visible")
+        super().__init__([self._controls(), self._views()], layout=layout)
         self.add_class("xai-explorer")
         self._new_scene()
 
@@ -66,7 +67,7 @@ class Panel(widgets.VBox):
         self.network = _dropdown("network", [(c.name, i) for i, c in enumerate(study.classifiers)], self._choose)
         self.image = _dropdown("image", [(name, name) for name in study.images.names], self._choose)
         self.target = _dropdown("class", [], self._choose)
-        self.search = widgets.Combobox(placeholder="or type a class", continuous_update=False, layout=_wide())
+        self.search = widgets.Combobox(placeholder="search", continuous_update=False, layout=_wide())
         self.search.observe(self._search, "value")
         self.method = _dropdown("method", [(study.title(name), name) for name in study.methods], self._choose)
         self.layer = _dropdown("layer", [("-", "")], self._choose)
@@ -88,11 +89,11 @@ class Panel(widgets.VBox):
         )
         self.share.observe(self._slide, "value")
         self.share.add_class("xai-share")
-        self.fill = widgets.ToggleButtons(options=FILLS, style={"button_width": "104px"})
+        self.fill = widgets.ToggleButtons(options=FILLS, style={"button_width": "92px"})
         self.fill.observe(self._refill, "value")
         self.restore = widgets.Button(description="restore all", icon="undo", layout=widgets.Layout(width="110px"))
         self.restore.on_click(self._restore)
-        self.progress = widgets.IntProgress(0, layout=widgets.Layout(width="100%", visibility="hidden"))
+        self.progress = widgets.IntProgress(0, layout=widgets.Layout(width="98%", visibility="hidden"))
         self.cancel = widgets.Button(
             description="cancel", icon="stop", disabled=True, layout=widgets.Layout(width="110px")
         )
@@ -103,30 +104,24 @@ class Panel(widgets.VBox):
 
     def _controls(self) -> widgets.Widget:
         columns = [
-            ("network", [self.network]), ("image", [self.image]), ("class", [self.target, self.search]),
-            ("method", [self.method]), ("layer", [self.layer]),
+            ("network", self.network), ("image", self.image), ("class", self.target), ("any class", self.search),
+            ("method", self.method), ("layer", self.layer),
         ]  # fmt: skip
         boxes = []
         for name, inside in columns:
-            box = widgets.VBox([_heading(name), *inside], layout=widgets.Layout(width="184px", margin="0 6px 0 0"))
-            box.layout.display = inside[0].layout.display
+            box = _column([_heading(name), inside], "180px", "0 4px 0 0")
+            box.layout.display = inside.layout.display
             boxes.append(box)
-        return widgets.HBox(boxes, layout=widgets.Layout(flex_flow="row wrap"))
+        return _row(boxes)
 
     def _views(self) -> widgets.Widget:
-        column = {"margin": "4px 14px 0 0", "width": SIDE}
         left = [_heading("click on a superpixel to erase it"), self.photograph, self.erased]
         middle = [_heading("relevance"), self.map, self.legend]
         right = [
-            self.bars, _heading("erase the most relevant pixels, %"), self.share, _heading("what is erased becomes"), self.fill,
-            self.restore, _heading("computation"), self.status, self.progress, self.cancel,
+            self.bars, _heading("erase the most relevant pixels, %"), self.share, _heading("what is erased becomes"),
+            _row([self.fill, self.restore]), _heading("computation"), self.status, self.progress, self.cancel,
         ]  # fmt: skip
-        boxes = [
-            widgets.VBox(left, layout=widgets.Layout(**column)),
-            widgets.VBox(middle, layout=widgets.Layout(**column)),
-            widgets.VBox(right, layout=widgets.Layout(width="330px", margin="4px 0 0 0")),
-        ]
-        return widgets.HBox(boxes, layout=widgets.Layout(flex_flow="row wrap"))
+        return _row([_column(left, "296px", "4px 10px 0 0"), _column(middle, "296px", "4px 10px 0 0"), _column(right, "330px")])
 
     # what the reader does
 
@@ -314,7 +309,7 @@ class Panel(widgets.VBox):
         self.photograph.value = _png(plots.outlined(picture, scene.segments, sorted(scene.erased)))
         count, share = len(scene.erased), float(scene.mask.float().mean())
         superpixels = f"{count} superpixel{'' if count == 1 else 's'} clicked"
-        self.erased.value = _text(f"{superpixels}, {share:.1%} of the pixels erased")
+        self.erased.value = _text(f"{superpixels}; {share:.1%} of all pixels erased")
         self.bars.value = _bars(scene, self.question.target, scene.probabilities().tolist())
 
     def _show_failure(self, message: str) -> None:
@@ -323,6 +318,14 @@ class Panel(widgets.VBox):
         self.photograph.value = self.map.value = blank
         self.legend.value = self.erased.value = self.bars.value = ""
         self.status.value = _text(message, "#b00020")
+
+
+def _row(inside: Sequence[widgets.Widget]) -> widgets.HBox:
+    return widgets.HBox(inside, layout=widgets.Layout(flex_flow="row wrap", overflow="visible"))
+
+
+def _column(inside: Sequence[widgets.Widget], width: str, margin: str = "4px 0 0 0") -> widgets.VBox:
+    return widgets.VBox(inside, layout=widgets.Layout(width=width, margin=margin, overflow="visible"))
 
 
 def _wide() -> widgets.Layout:
