@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from xai_lib.images.measuring import BORDERS, FILE, SIZE
+from xai_lib.images.measuring import BORDERS, FILE, SIDES, SIZE
 
 FAMILIES = {"size": SIZE, "borders": BORDERS, "file": FILE}  #: what each tree sees
 SAVED = 0.05  #: share of the commonest class's mistakes that a shortcut spares at least, at the lower end of the interval below
@@ -117,5 +117,5 @@ def _questions(frame: pd.DataFrame, kinds: np.ndarray) -> Iterator[tuple[str, np
         if stump.node_count > 1:
             column, limit = frame.columns[stump.feature[0]], float(stump.threshold[0])
             values = frame[column].to_numpy()
-            trace = " " in column
-            yield (column if trace else f"{column.replace('_', ' ')} above {limit:.4g}"), values > limit, kind
+            what = f"{column} border" if column in SIDES else column.replace("_", " ")
+            yield (column if " " in column else f"{what} above {limit:.4g}"), values > limit, kind  # a trace: yes or no

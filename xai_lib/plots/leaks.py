@@ -35,7 +35,7 @@ def shortcuts(names: Sequence[str], accuracy: Array, low: Array, high: Array, co
     axes.barh(rows, as_array(commonest), color="#CCCCCC", label="always the commonest class")
     sides = (middle - as_array(low), as_array(high) - middle)
     axes.errorbar(middle, rows, xerr=sides, fmt="o", color=METHOD_COLOURS["elime"][0], capsize=3, label="tree, 95 % interval")
-    axes.set(xlim=(0, 1), xlabel="accuracy", yticks=rows, yticklabels=names)
+    axes.set(xlim=(0, 1.02), xlabel="accuracy", yticks=rows, yticklabels=names)
     axes.invert_yaxis()
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
     return figure
