@@ -22,6 +22,6 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
     if reason := missing():
         pytest.skip(reason)
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     with running_lab(tmp_path_factory.mktemp("lab"), {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}) as running:
         yield running

@@ -108,7 +108,7 @@ class Lab:
             with suppress(WebDriverException):
                 if found := look():
                     return found
-            time.sleep(0.1)
+            time.sleep(0.25)
         raise AssertionError(f"waited {seconds} s for {what}; the page says:\n{self.text()[-3000:]}")
 
     def changes(self, look: Callable[[], T], act: Callable[[], Any], what: str) -> T:

@@ -23,7 +23,7 @@ from xai_lib.explorer.study import Answer, Question, Study
 
 SIDE = "290px"  #: of a picture on the screen; three columns fit JupyterLab's usual width
 TICK = 0.2  #: seconds between two looks at a running method
-FILLS = (("black", "black"), ("mean colour", "mean"))
+FILLS = (("black", "black"), ("its mean", "mean"))
 
 
 class Panel(widgets.VBox):
@@ -309,7 +309,7 @@ class Panel(widgets.VBox):
         self.photograph.value = _png(plots.outlined(picture, scene.segments, sorted(scene.erased)))
         count, share = len(scene.erased), float(scene.mask.float().mean())
         superpixels = f"{count} superpixel{'' if count == 1 else 's'} clicked"
-        self.erased.value = _text(f"{superpixels}; {share:.1%} of all pixels erased")
+        self.erased.value = _text(f"{superpixels}; {share:.1%} of pixels erased")
         self.bars.value = _bars(scene, self.question.target, scene.probabilities().tolist())
 
     def _show_failure(self, message: str) -> None:
