@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,7 @@ def test_against_a_slow_double_sum() -> None:
     classifier = smooth()
     layer = LayerInput(classifier, "2")
     (h,), _ = layer.of(X[None])
-    behind = nn.Sequential(*list(classifier.network)[2:]).double()
+    behind = copy.deepcopy(nn.Sequential(*list(classifier.network)[2:])).double()  # type: ignore[call-overload]
     backgrounds, _ = layer.of(BACKGROUND)
     slow = torch.zeros_like(h, dtype=torch.float64)
     for start in backgrounds.double():
@@ -154,14 +155,17 @@ def test_an_activation_in_place_is_another_tensor() -> None:
 def test_backgrounds() -> None:
     view = View(64, 72)
     chelsea = view.apply(images.load("photos")["chelsea"].pixels)
-    with_it, without = (
-        shap.default_background(x, 60, np.random.default_rng(0), view) for x in (picture(0, 64), chelsea)
-    )
-    assert len(with_it) == 60 and len(without) == 54 and with_it.shape[1:] == (3, 64, 64)
-    assert torch.equal(without[0], shap.default_background(chelsea, 60, np.random.default_rng(9), view)[0])  # all are taken
+    def drawing(image: Tensor, seed: int) -> Tensor:
+        return shap.default_background(image, 63, np.random.default_rng(seed), view)  # of ten photographs, seven crops each
+
+    assert drawing(chelsea, 0).shape == (63, 3, 64, 64)
+    assert torch.equal(drawing(chelsea, 0), drawing(chelsea, 9))  # one photograph is left out, so that all others are drawn
+    assert not torch.equal(drawing(picture(0, 64), 0), drawing(picture(0, 64), 9))
+    brighter = (chelsea * 1.02).clamp(max=1)  # another decoder's
+    assert torch.equal(drawing(brighter, 0), drawing(chelsea, 0))
     drawn = [shap.default_background(chelsea, 5, np.random.default_rng(s), view) for s in (0, 0, 1)]
     assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
-    assert float(with_it.min()) >= 0 and float(with_it.max()) <= 1
+    assert 0 <= float(drawn[0].min()) and float(drawn[0].max()) <= 1
     own = torch.cat([X[None], BACKGROUND])
     a, b = (shap.Shap(given).explain(tiny(), X[None], 0, shap.Settings(samples=5)).maps for given in (own, BACKGROUND))
     assert torch.equal(a, b)  # the explained one is left out
