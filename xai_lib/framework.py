@@ -12,7 +12,7 @@ Framework(classifier).explain(image, [281, 285])       # one image, two targets:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -186,12 +186,15 @@ class Framework:
             self.settings["grad_cam"] = cam.Settings(layer=_last_of_vgg(classifier), score="logit")
         self.settings |= settings or {}
 
-    def explain(self, images: Tensor, targets: Targets = None, *, names: Sequence[str] = (), top: int = 5) -> Views:
+    def explain(
+        self, images: Tensor, targets: Targets = None, *, names: Sequence[str] = (), top: int = 5,
+        progress: Callable[[str], None] = lambda method: None,
+    ) -> Views:  # fmt: skip
         """Ask every method about `images` `(N, 3, H, W)` or `(3, H, W)`, in 0..1.
 
         `targets`: as every explainer takes them; besides, of a single image any number of classes, a row each. `names` stand
-        above the photographs. A method that refuses the network leaves its reason in `Views.refusals`. Raises
-        `ExplanationError` for images and targets that no method can take.
+        above the photographs; `progress` is told each method when it has answered. A method that refuses the network leaves
+        its reason in `Views.refusals`. Raises `ExplanationError` for images and targets that no method can take.
         """
         images = checked_images(images[None] if isinstance(images, Tensor) and images.ndim == 3 else images)
         several = len(targets) if isinstance(targets, Tensor | Sequence) and np.ndim(targets) else 1
@@ -212,6 +215,7 @@ class Framework:
                 )
             except XaiError as error:
                 views.refusals[method] = str(error)
+            progress(method)
         return views
 
     def diagram(self) -> Figure:

@@ -31,9 +31,11 @@ SMALL: dict[str, dict[str, Any]] = {
     "lime": {"samples": 40, "segmentation": "slic"},
     "lime_stratified": {"samples": 40, "segmentation": "slic"},
     "lrp": {},
+    "lrp_composite": {},
     "random_search": {"calls": 40, "segmentation": "slic"},
     "rap": {},
     "score_cam": {},
+    "shap": {"samples": 6, "background": 4},
 }
 REAL = {"score_cam": {"layer": "blocks.1"}}  #: on the real network, what keeps a method short: 24 units instead of 1280
 REFUSED = {"rap": "RAP: layer 'conv_head' sees negative inputs"}  #: methods that cannot explain the real network, and why

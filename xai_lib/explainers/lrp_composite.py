@@ -31,6 +31,7 @@ from xai_lib.relevance import (
     Layer,
     Ledger,
     Operation,
+    Pooling,
     Recording,
     RelevanceError,
     Rule,
@@ -60,6 +61,7 @@ class RmsEpsilon(Epsilon):
         return *super().kind, self.sign_aware
 
     def prepare(self, layer: Layer, x: Tensor, z: Tensor) -> State:
+        z = layer.forward(x) if isinstance(layer, Pooling) else z  # what max pooling gave is not its average
         state = super().prepare(layer, x, z)
         if not self.sign_aware:
             state["negative"] = torch.zeros_like(state["negative"])
@@ -184,8 +186,8 @@ class Settings(explanation.Settings):
     epsilon: float = 0.25  #: authors' code, in units of the root mean square of the layer's outputs
     share: float = 0.54  #: of the convolutions that have gamma (our choice; VGG16: 7 of 13, the authors' modules 0 to 16)
     sign_aware: bool = True
-    """Epsilon takes the sign of z. The authors ignore it; behind every layer with a ReLU, as in VGG, that is the same, as a unit with
-    negative z has no relevance there. Elsewhere their denominators cross 0: on ResNet-18 the pixels got 190 000 times the logit."""
+    """Epsilon takes the sign of z. The authors ignore it. Where a ReLU follows every layer, as in VGG, that is the same: a unit
+    with negative z has no relevance. Elsewhere denominators cross 0: on ResNet-18 the pixels got 190 000 times the logit."""
     max_pooling: MaxPooling = "winner"  #: "average": as the authors
     pixels: Pixels = "box"  #: z^B with the bounds of normalised 0..1; "gamma": as the authors
 

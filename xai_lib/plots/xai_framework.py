@@ -62,7 +62,7 @@ def _panel(axes: Axes, image: Array, column: Column, i: int, shared: bool) -> No
         drawn = axes.imshow(maps[i], cmap=UNSIGNED, norm=Normalize(0, limit), alpha=0.6)
         axes.set_axis_off()
     note = f"\n{textwrap.shorten(column.note, 34, placeholder='…')}" if column.note else ""
-    axes.set_title(head, fontsize=9) if not note else axes.set_title(head + note, fontsize=8)
+    axes.set_title(head + note, fontsize=8 if note else 9)
     ticks = [-limit, 0, limit] if column.signed else [0, limit / 2, limit]
     bar = axes.figure.colorbar(drawn, ax=axes, fraction=0.046, pad=0.03, shrink=0.85, ticks=ticks)
     bar.ax.set_yticklabels([_tick(t) for t in ticks], fontsize=6.5)
@@ -110,4 +110,5 @@ def _box(axes: Axes, x: float, y: float, width: float, height: float, text: str,
 
 
 def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
-    axes.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=8, color="0.35", linewidth=0.9, shrinkA=0, shrinkB=0))
+    look: dict[str, Any] = {"arrowstyle": "-|>", "mutation_scale": 8, "shrinkA": 0, "shrinkB": 0}
+    axes.add_patch(FancyArrowPatch(start, end, color="0.35", linewidth=0.9, **look))

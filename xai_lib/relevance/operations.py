@@ -43,7 +43,7 @@ class Ledger:
 
     biases: Tensor | float = 0.0
     layers: list[tuple[str, Tensor, Tensor]] = field(default_factory=list)
-    """From the output to the input: a layer's name, the sum of its outputs' relevance, and what its biases kept of it, `(P, N)`."""
+    """From the output to the input: a layer's name, its outputs' relevance in sum, and what its biases kept of it, `(P, N)`."""
 
 
 class Back(torch.autograd.Function):
