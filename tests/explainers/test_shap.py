@@ -165,7 +165,7 @@ def test_backgrounds() -> None:
     assert torch.equal(drawing(brighter, 0), drawing(chelsea, 0))
     drawn = [shap.default_background(chelsea, 5, np.random.default_rng(s), view) for s in (0, 0, 1)]
     assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
-    assert 0 <= float(drawn[0].min()) and float(drawn[0].max()) <= 1
+    assert float(drawn[0].min()) >= 0 and float(drawn[0].max()) <= 1
     own = torch.cat([X[None], BACKGROUND])
     a, b = (shap.Shap(given).explain(tiny(), X[None], 0, shap.Settings(samples=5)).maps for given in (own, BACKGROUND))
     assert torch.equal(a, b)  # the explained one is left out

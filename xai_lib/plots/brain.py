@@ -18,14 +18,15 @@ SUBSETS = {"all": "#666666", "with twin": RED, "no twin": BLUE}
 
 @styled
 def with_outlines(
-    rows: Sequence[Sequence[Array]], masks: Sequence[Array], titles: Sequence[Sequence[str]], signed: Sequence[bool] = ()
-) -> Figure:
+    rows: Sequence[Sequence[Array]], masks: Sequence[Array], titles: Sequence[Sequence[str]], signed: Sequence[bool] = (),
+    width: float = PAGE,
+) -> Figure:  # fmt: skip
     """Rows of one picture `(3, H, W)` and any number of maps `(H, W)`, the outline of the row's mask `(H, W)` in each.
 
-    `signed`: of each column of maps. With pictures alone in a row, `masks` holds one for each, row by row.
+    `signed`: of each column of maps. With pictures alone in a row, `masks` holds one for each, row by row. `width`: inch.
     """
     columns = max(map(len, rows))
-    figure, grid = canvas(len(rows), columns, len(rows) * (PAGE / columns + 0.32))
+    figure, grid = canvas(len(rows), columns, len(rows) * (width / columns + 0.32), width)
     single = len(masks) == len(rows)
     for i, (axes, row, words) in enumerate(zip(grid, rows, titles, strict=True)):
         for j, (axis, each, title) in enumerate(zip(axes, row, words, strict=True)):
