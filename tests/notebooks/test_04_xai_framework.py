@@ -58,7 +58,8 @@ def test_every_figure_of_the_paper_is_shown(result: Path) -> None:
 
 def test_scans_that_are_not_there_are_named(result: Path) -> None:
     reasons = {entry["item"]: entry["reason"] for entry in handed(result)["not_shown"]}
-    assert "image(1).jpg is neither in" in reasons["brain pictures brain-mri"] and "download=True" in reasons["brain pictures brain-mri"]
+    said = reasons["brain pictures brain-mri"]
+    assert "image(1).jpg is neither in" in said and "download=True" in said
 
 
 def test_the_leak_is_counted_without_a_scan(result: Path) -> None:
