@@ -144,7 +144,8 @@ def test_layers_are_found() -> None:
 
 
 def test_an_activation_in_place_is_another_tensor() -> None:
-    network = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU(inplace=True), nn.Conv2d(4, 4, 3, 2, 1), nn.Flatten(), nn.Linear(256, 2))
+    parts = nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU(inplace=True), nn.Conv2d(4, 4, 3, 2, 1), nn.Flatten(), nn.Linear(256, 2)
+    network = nn.Sequential(*parts)
     classifier = Classifier(network, name="in place", view=View(32, 32))
     assert find(classifier, "auto", (32, 32)).name == "2"
     held, logits = LayerInput(classifier, "2").of(X[None])
@@ -165,7 +166,7 @@ def test_backgrounds() -> None:
     assert torch.equal(drawing(brighter, 0), drawing(chelsea, 0))
     drawn = [shap.default_background(chelsea, 5, np.random.default_rng(s), view) for s in (0, 0, 1)]
     assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
-    assert 0 <= float(drawn[0].min()) and float(drawn[0].max()) <= 1
+    assert float(drawn[0].min()) >= 0 and float(drawn[0].max()) <= 1
     own = torch.cat([X[None], BACKGROUND])
     a, b = (shap.Shap(given).explain(tiny(), X[None], 0, shap.Settings(samples=5)).maps for given in (own, BACKGROUND))
     assert torch.equal(a, b)  # the explained one is left out
@@ -177,7 +178,8 @@ def test_backgrounds() -> None:
 def test_a_png_with_four_channels_is_explained(tmp_path: Path) -> None:
     rgba = np.random.default_rng(0).integers(0, 256, (40, 50, 4), dtype=np.uint8)
     Image.fromarray(rgba, "RGBA").save(tmp_path / "four.png")
-    found = shap.Shap().explain(tiny(), images.load(tmp_path / "four.png").batch(View(32, 36)), settings=shap.Settings(samples=4))
+    four = images.load(tmp_path / "four.png").batch(View(32, 36))
+    found = shap.Shap().explain(tiny(), four, settings=shap.Settings(samples=4))
     assert found.maps.shape == (1, 32, 32) and found.maps.any()
 
 

@@ -1,3 +1,4 @@
 from xai_lib.command import main
 
-main()
+if __name__ == "__main__":
+    main()
