@@ -110,7 +110,9 @@ def overlaps(figure: Figure) -> list[tuple[str, str]]:
 
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    texts = [t for axes in figure.axes for t in (*axes.texts, axes.title, *axes.get_yticklabels()) if t.get_text()]
+    texts = [t for axes in figure.axes for t in (*axes.texts, axes.title) if t.get_text()]
+    texts += [t for axes in figure.axes for bar in axes.child_axes for t in bar.get_yticklabels()]
+    assert len(texts) > 6
     boxes = [(t.get_text(), t.get_window_extent(canvas.get_renderer())) for t in texts if t.get_visible()]
     return [(a, b) for i, (a, one) in enumerate(boxes) for b, two in boxes[i + 1 :] if one.overlaps(two)]
 

@@ -184,7 +184,8 @@ def test_a_png_with_four_channels_is_explained(tmp_path: Path) -> None:
 
 
 def test_settings_are_checked() -> None:
-    for wrong, message in (({"samples": 0}, "samples: expected an integer"), ({"backend": "x"}, "backend: expected ours or shap")):
+    wrongs = ({"samples": 0}, "samples: expected an integer"), ({"backend": "x"}, "backend: expected ours or shap")
+    for wrong, message in wrongs:
         with pytest.raises(ExplanationError, match=message):
             shap.Settings(**wrong)  # type: ignore[arg-type]
 
