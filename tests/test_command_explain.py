@@ -16,14 +16,15 @@ from tests.networks import tiny
 from xai_lib import classifiers
 from xai_lib.classifiers import Classifier
 from xai_lib.command.explain import ExplainError, find_class, run
+from xai_lib.errors import XaiError
 from xai_lib.images import View
 
 ROOT = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def xai(*arguments: str | Path, home: Path | None = None) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"COLUMNS": "100"} | ({"XAI_WEIGHTS_HOME": str(home), "TORCH_HOME": str(home)} if home else {})
+def xai(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"COLUMNS": "100"}
     command = [sys.executable, "-m", "xai_lib.command", "explain", *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, env=environment)
 
@@ -98,23 +99,27 @@ def test_the_command_on_the_real_network(photos: Path, tmp_path: Path) -> None:
     assert done.stderr.startswith("xai: left out c: ") and "Traceback" not in done.stderr and "warn" not in done.stderr.lower()
 
 
-def test_mistakes(photos: Path, tmp_path: Path) -> None:
-    photo = photos / "a.png"
-    for arguments, message in (
-        ([photos / "z.png"], "xai: no such file or folder: "),
-        ([photo, "--method", "gradcam"], "xai: no explainer is called 'gradcam'; nearest: grad_cam"),
-        ([photo, "--target", "tabbi cat"], "xai: --target 'tabbi cat': efficientnet_lite0 has no class of that name; nearest: "),
-        ([photo, "--network", "resnet5"], "xai: no network is called 'resnet5'; nearest: "),
-        ([photo, "--network", "resnet50"], "load('resnet50', download=True), or take another --network: "),
+def test_mistakes(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XAI_WEIGHTS_HOME", str(tmp_path))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for network, methods, target, message in (
+        ("efficientnet_lite0", ["gradcam"], None, "no explainer is called 'gradcam'; nearest: grad_cam"),
+        ("efficientnet_lite0", [], "tabbi", "--target 'tabbi': efficientnet_lite0 has no class of that name; nearest: "),
+        ("resnet5", [], None, "no network is called 'resnet5'; nearest: "),
+        ("resnet50", [], None, "load('resnet50', download=True), or take another --network: "),
     ):
-        done = xai(*arguments, home=tmp_path)
-        assert done.returncode == 2 and message in done.stderr, done.stderr
-        assert "Traceback" not in done.stderr and not list(tmp_path.glob("*.png"))
+        with pytest.raises(XaiError) as caught:
+            run([photos / "a.png"], network, methods, target, None, 4, 0)
+        assert message in str(caught.value) and not list(tmp_path.glob("*.png"))
+    done = xai(photos / "z.png")
+    assert done.returncode == 2 and done.stderr.startswith("xai: no such file or folder: ") and "Traceback" not in done.stderr
 
 
 def test_help_has_examples_and_starts_fast() -> None:
     shown = xai("--help").stdout
-    assert '  xai explain cat.jpg --target "tabby"' in shown and "--samples" in shown and "Exit codes: 0 all" in " ".join(shown.split())
+    assert '  xai explain cat.jpg --target "tabby"' in shown and "--samples" in shown
+    assert "Exit codes: 0 all" in " ".join(shown.split())
     code = "import sys, xai_lib.command; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     assert {"torch", "numpy", "pandas", "matplotlib", "PIL"}.isdisjoint(loaded)

@@ -32,7 +32,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 METHODS = ("grad_cam", "lrp_composite", "shap")
-NAMES = {"grad_cam": "Grad-CAM", "lrp_composite": "LRP", "shap": "SHAP", "lrp": "LRP", "rap": "RAP"}
+NAMES = {
+    "lrp_composite": "LRP", "shap": "SHAP", "lrp": "LRP, z+ and ε", "rap": "RAP", "evo_lrp": "EVO-LRP",
+    "integrated_gradients": "integrated gradients",
+}  # fmt: skip
 Scale = Literal["own", "shared"]
 
 
@@ -126,7 +129,7 @@ class Views:
 
         found, columns = self.readings(), []
         for method in self.methods:
-            title, explanation = NAMES.get(method, method), self.explanations.get(method)
+            title, explanation = _title(method), self.explanations.get(method)
             words = [str(each) for each in found.get(method, [])]
             maps = explanation.maps if explanation else None
             columns.append(plots.Column(title, maps, explanation.signed if explanation else True, words, self._note(method)))
@@ -226,7 +229,7 @@ class Framework:
         size = (view.size, view.size)
         millions = sum(p.numel() for p in self.classifier.network.parameters()) / 1e6
         network = f"{self.classifier.name}\n{millions:.1f} million weights\n{self.classifier.classes} classes"
-        boxes = [(NAMES.get(m, m), *self._described(m, size)) for m in self.methods]
+        boxes = [(_title(m), *self._described(m, size)) for m in self.methods]
         return plots.xai_pipeline(f"photograph\n3 × {view.size} × {view.size}", network, boxes)
 
     def _described(self, method: str, size: tuple[int, int]) -> tuple[str, str]:
@@ -253,6 +256,13 @@ class Framework:
 
     def _grey(self, size: tuple[int, int]) -> Tensor:
         return torch.full((1, 3, *size), 0.5, device=self.classifier.device)
+
+
+def _title(method: str) -> str:
+    """What a method is called in figures."""
+    from xai_lib import plots
+
+    return (plots.METHOD_NAMES | NAMES).get(method, method)
 
 
 def _shape(shape: Sequence[int]) -> str:

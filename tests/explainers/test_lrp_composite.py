@@ -139,8 +139,8 @@ def test_against_zennit(vgg16: nn.Module) -> None:
     rms = zennit.core.Stabilizer(0.25, norm_scale=True)
     theirs = NameMapComposite([
         (convolutions[:1], zennit.rules.ZBox(-4.0, 4.0, 1e-12)), (convolutions[1:7], zennit.rules.Gamma(0.25, 1e-12)),
-        (convolutions[7:], zennit.rules.Epsilon(rms)), (["classifier.0", "classifier.3", "classifier.6"], zennit.rules.Epsilon(1e-9)),
-        (["avgpool"], zennit.rules.Norm(1e-12)),
+        (convolutions[7:], zennit.rules.Epsilon(rms)), (["avgpool"], zennit.rules.Norm(1e-12)),
+        (["classifier.0", "classifier.3", "classifier.6"], zennit.rules.Epsilon(1e-9)),
     ])  # fmt: skip
     assert gap(lrp.relevance(vgg16, X, 3, by_depth((-4.0, 4.0))), lrp.relevance(vgg16, X, 3, theirs)) < 1e-6
     with pytest.raises(RelevanceError, match="counts the layers of a recorded pass"), by_depth().context(vgg16):
@@ -231,7 +231,8 @@ def test_the_explainer_and_its_accounts() -> None:
     assert lrp_composite.counts(classifier, image) == details["rules"]
     authors = lrp_composite.Settings(pixels="gamma", max_pooling="average")
     assert not torch.equal(explainer.explain(tiny(), image, 2, authors).maps, found.maps)
-    for wrong, message in (({"pixels": "x"}, "pixels: expected box or gamma"), ({"share": 2}, "share: expected a number in 0..1")):
+    wrongs = ({"pixels": "x"}, "pixels: expected box or gamma"), ({"share": 2}, "share: expected a number in 0..1")
+    for wrong, message in wrongs:
         with pytest.raises(ExplanationError, match=message):
             lrp_composite.Settings(**wrong)  # type: ignore[arg-type]
 

@@ -144,7 +144,8 @@ def test_layers_are_found() -> None:
 
 
 def test_an_activation_in_place_is_another_tensor() -> None:
-    network = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU(inplace=True), nn.Conv2d(4, 4, 3, 2, 1), nn.Flatten(), nn.Linear(256, 2))
+    parts = nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU(inplace=True), nn.Conv2d(4, 4, 3, 2, 1), nn.Flatten(), nn.Linear(256, 2)
+    network = nn.Sequential(*parts)
     classifier = Classifier(network, name="in place", view=View(32, 32))
     assert find(classifier, "auto", (32, 32)).name == "2"
     held, logits = LayerInput(classifier, "2").of(X[None])
@@ -177,12 +178,14 @@ def test_backgrounds() -> None:
 def test_a_png_with_four_channels_is_explained(tmp_path: Path) -> None:
     rgba = np.random.default_rng(0).integers(0, 256, (40, 50, 4), dtype=np.uint8)
     Image.fromarray(rgba, "RGBA").save(tmp_path / "four.png")
-    found = shap.Shap().explain(tiny(), images.load(tmp_path / "four.png").batch(View(32, 36)), settings=shap.Settings(samples=4))
+    four = images.load(tmp_path / "four.png").batch(View(32, 36))
+    found = shap.Shap().explain(tiny(), four, settings=shap.Settings(samples=4))
     assert found.maps.shape == (1, 32, 32) and found.maps.any()
 
 
 def test_settings_are_checked() -> None:
-    for wrong, message in (({"samples": 0}, "samples: expected an integer"), ({"backend": "x"}, "backend: expected ours or shap")):
+    wrongs = ({"samples": 0}, "samples: expected an integer"), ({"backend": "x"}, "backend: expected ours or shap")
+    for wrong, message in wrongs:
         with pytest.raises(ExplanationError, match=message):
             shap.Settings(**wrong)  # type: ignore[arg-type]
 

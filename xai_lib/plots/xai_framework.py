@@ -32,13 +32,13 @@ def xai_views(images: Array, titles: Sequence[str], columns: Sequence[Column], s
     Signed maps are drawn plain about a white zero, unsigned ones over the photograph in grey. `shared`: one scale for all maps
     of a method, where each has its own otherwise; signed ones are cut at the percentile `CLAMP` of their size.
     """
-    n, width = len(titles), len(columns) + 1
-    side = max(PAGE, 2.1 * width) / width
+    n, side = len(titles), min(PAGE / (len(columns) + 0.75), 1.9) if len(columns) < 4 else 1.75
     tallest = max(title.count("\n") for title in titles)
-    figure, grid = canvas(n, width, n * (side * 0.86 + 0.3 + 0.13 * tallest), width * side)
+    height = n * (0.76 * side + 0.55 + 0.13 * tallest)
+    figure, grid = canvas(n, len(columns) + 1, height, (len(columns) + 0.75) * side, width_ratios=[0.75] + [1.0] * len(columns))
     for i, (image, title) in enumerate(zip(as_array(images), titles, strict=True)):
         show(grid[i, 0], image)
-        grid[i, 0].set_title("\n".join(textwrap.shorten(line, 34, placeholder="…") for line in title.split("\n")), fontsize=8)
+        grid[i, 0].set_title("\n".join(textwrap.shorten(line, 25, placeholder="…") for line in title.split("\n")), fontsize=7)
         for axes, column in zip(grid[i, 1:], columns, strict=True):
             _panel(axes, image, column, i, shared)
     return figure
@@ -47,10 +47,11 @@ def xai_views(images: Array, titles: Sequence[str], columns: Sequence[Column], s
 def _panel(axes: Axes, image: Array, column: Column, i: int, shared: bool) -> None:
     head = column.title
     if column.maps is None:
+        axes.set(aspect="equal", xlim=(0, 1), ylim=(0, 1))
         axes.set_axis_off()
-        axes.set_title(head, fontsize=9)
-        words = textwrap.fill(f"refused: {column.note}", 30, max_lines=9, placeholder=" …")
-        axes.text(0.5, 0.5, words, ha="center", va="center", fontsize=7, color="0.35", transform=axes.transAxes)
+        axes.set_title(head, fontsize=8)
+        words = textwrap.fill(f"refused: {column.note}", 26, max_lines=10, placeholder=" …")
+        axes.text(0.5, 0.5, words, ha="center", va="center", fontsize=6.5, color="0.35")
         return
     maps = as_array(column.maps)
     limit = limit_of(maps if shared else maps[i], column.signed)
@@ -61,13 +62,13 @@ def _panel(axes: Axes, image: Array, column: Column, i: int, shared: bool) -> No
         axes.imshow(pixels(image).mean(2), cmap="gray", norm=Normalize(-0.1, 1))
         drawn = axes.imshow(maps[i], cmap=UNSIGNED, norm=Normalize(0, limit), alpha=0.6)
         axes.set_axis_off()
-    note = f"\n{textwrap.shorten(column.note, 34, placeholder='…')}" if column.note else ""
-    axes.set_title(head + note, fontsize=8 if note else 9)
+    note = f"\n{textwrap.shorten(column.note, 30, placeholder='…')}" if column.note else ""
+    axes.set_title(head + note, fontsize=8)
     ticks = [-limit, 0, limit] if column.signed else [0, limit / 2, limit]
-    bar = axes.figure.colorbar(drawn, ax=axes, fraction=0.046, pad=0.03, shrink=0.85, ticks=ticks)
+    bar = axes.figure.colorbar(drawn, cax=axes.inset_axes((1.03, 0.06, 0.05, 0.88)), ticks=ticks)  # as tall as the map is
     bar.ax.set_yticklabels([_tick(t) for t in ticks], fontsize=6.5)
-    bar.outline.set_linewidth(0.5)  # type: ignore[operator]
-    axes.text(0.5, -0.03, textwrap.fill(column.readings[i], 40), ha="center", va="top", fontsize=6.5, transform=axes.transAxes)
+    bar.outline.set_linewidth(0.5)
+    axes.text(0.5, -0.03, textwrap.fill(column.readings[i], 29), ha="center", va="top", fontsize=6.5, transform=axes.transAxes)
 
 
 def _frame(shape: tuple[int, ...]) -> Any:
@@ -86,7 +87,7 @@ def xai_pipeline(picture: str, network: str, methods: Sequence[tuple[str, str, s
     n = len(methods)
     figure, grid = canvas(1, 1, max(1.6, 0.75 * n + 0.2))
     axes = grid[0, 0]
-    axes.set(xlim=(0, 1), ylim=(0, 1))
+    axes.set(xlim=(-0.005, 1.005), ylim=(0, 1))
     axes.set_axis_off()
     _box(axes, 0.0, 0.36, 0.13, 0.28, picture, "#F3EFE4")
     _box(axes, 0.18, 0.32, 0.2, 0.36, network, "#E8F0F8")
