@@ -35,7 +35,9 @@ Examples:
 
 @app.command("leaks", help=HELP, short_help="Look for copies and shortcuts in labelled pictures.")
 def look(
-    folder: Annotated[str, typer.Argument(metavar="FOLDER", help="A folder of labelled pictures, or brain-mri.", show_default=False)],
+    folder: Annotated[
+        str, typer.Argument(metavar="FOLDER", help="A folder of labelled pictures, or brain-mri.", show_default=False)
+    ],
     near: Annotated[
         int, typer.Option(min=-1, max=32, metavar="BITS", help="Bits of 64 in which near copies may differ; -1 for none.")
     ] = 4,
