@@ -50,7 +50,7 @@ from xai_lib.plots.style import (
     pixels,
     png,
 )
-from xai_lib.plots.xai_framework import Column, xai_pipeline, xai_views
+from xai_lib.plots.xai_framework import Column, class_views, xai_pipeline, xai_views
 
 __all__ = [
     # style
@@ -72,5 +72,5 @@ __all__ = [
     "copies", "shortcuts",
     # explorer
     "over", "scale", "outlined", "gradient", "exploration",
-    "Column", "xai_views", "xai_pipeline",
+    "Column", "class_views", "xai_views", "xai_pipeline",
 ]  # fmt: skip

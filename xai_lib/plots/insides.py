@@ -70,12 +70,11 @@ def gradient_paths(alphas: Array, scores: Array, slopes: Array) -> Figure:
 
 @styled
 def one_map(image: Array, title: str, raw: Array, values: Array, signed: bool) -> Figure:
-    """One method: the picture `(3, H, W)`, the map at its own size `(h, w)` with a colour bar, and `(H, W)` over the picture."""
-    figure, [axes] = canvas(1, 3, 1.65, 4.8)  # small: pictures are most of a run's bytes
-    show(axes[0], image, title)
+    """One method: the map at its own size `(h, w)` with a colour bar, and `(H, W)` over the picture `(3, H, W)`."""
+    figure, [axes] = canvas(1, 2, 1.75, 3.6)  # small: pictures are most of a run's bytes
     raw, values = as_array(raw), as_array(values)
-    bar = figure.colorbar(show_map(axes[1], raw, signed, "×".join(map(str, raw.shape))), ax=axes[1], shrink=0.8)
+    bar = figure.colorbar(show_map(axes[0], raw, signed, "×".join(map(str, raw.shape))), ax=axes[0], shrink=0.8)
     bar.ax.tick_params(labelsize=6.5)
     limit = float(np.percentile(np.abs(values), 99.5)) or 1.0
-    show_over(axes[2], image, values / limit, "over the picture", signed)
+    show_over(axes[1], image, values / limit, title, signed)
     return figure

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from xai_lib.plots.pictures import limit_of, show, show_map
-from xai_lib.plots.style import PAGE, UNSIGNED, Array, as_array, canvas, pixels, styled
+from xai_lib.plots.style import PAGE, SIGNED, UNSIGNED, Array, as_array, canvas, pixels, styled
 
 
 class Column(NamedTuple):
@@ -69,6 +69,28 @@ def _panel(axes: Axes, image: Array, column: Column, i: int, shared: bool) -> No
     bar.ax.set_yticklabels([_tick(t) for t in ticks], fontsize=6.5)
     bar.outline.set_linewidth(0.5)
     axes.text(0.5, -0.03, textwrap.fill(column.readings[i], 29), ha="center", va="top", fontsize=6.5, transform=axes.transAxes)
+
+
+@styled
+def class_views(image: Array, classes: Sequence[str], rows: Sequence[tuple[str, Array, bool]]) -> Figure:
+    """Maps `(T, H, W)` of one picture `(3, H, W)` for T classes: a row a method (name, maps, signed) on one scale each."""
+    side = 1.0  # inch: small, as noise cannot be compressed
+    figure, grid = canvas(len(rows), len(classes), len(rows) * side + 0.4, (len(classes) + 0.6) * side)
+    for line, (name, maps, signed) in zip(grid, rows, strict=True):
+        values = as_array(maps)
+        limit = limit_of(values, signed)
+        for axes, each in zip(line, values, strict=True):
+            if not signed:
+                axes.imshow(pixels(image).mean(2), cmap="gray", norm=Normalize(-0.1, 1))
+            drawn = axes.imshow(each, cmap=SIGNED if signed else UNSIGNED, norm=Normalize(-limit if signed else 0, limit),
+                                alpha=1 if signed else 0.6)  # fmt: skip
+            axes.set_axis_off()
+        line[0].text(-0.06, 0.5, name, rotation=90, ha="right", va="center", transform=line[0].transAxes)
+        bar = figure.colorbar(drawn, cax=line[-1].inset_axes((1.05, 0.06, 0.06, 0.88)), ticks=[-limit, 0, limit] if signed else [0, limit])
+        bar.ax.set_yticklabels([_tick(t) for t in bar.get_ticks()], fontsize=6.5)
+    for axes, title in zip(grid[0], classes, strict=True):
+        axes.set_title(textwrap.fill(title, 16, max_lines=2, placeholder="…"), fontsize=7)
+    return figure
 
 
 def _frame(shape: tuple[int, ...]) -> Any:
