@@ -86,8 +86,9 @@ def class_views(image: Array, classes: Sequence[str], rows: Sequence[tuple[str, 
                                 alpha=1 if signed else 0.6)  # fmt: skip
             axes.set_axis_off()
         line[0].text(-0.06, 0.5, name, rotation=90, ha="right", va="center", transform=line[0].transAxes)
-        bar = figure.colorbar(drawn, cax=line[-1].inset_axes((1.05, 0.06, 0.06, 0.88)), ticks=[-limit, 0, limit] if signed else [0, limit])
-        bar.ax.set_yticklabels([_tick(t) for t in bar.get_ticks()], fontsize=6.5)
+        ticks = [-limit, 0, limit] if signed else [0, limit]
+        bar = figure.colorbar(drawn, cax=line[-1].inset_axes((1.05, 0.06, 0.06, 0.88)), ticks=ticks)
+        bar.ax.set_yticklabels([_tick(t) for t in ticks], fontsize=6.5)
     for axes, title in zip(grid[0], classes, strict=True):
         axes.set_title(textwrap.fill(title, 16, max_lines=2, placeholder="…"), fontsize=7)
     return figure
