@@ -38,7 +38,7 @@ def xai_views(images: Array, titles: Sequence[str], columns: Sequence[Column], s
     figure, grid = canvas(n, len(columns) + 1, height, (len(columns) + 0.75) * side, width_ratios=[0.75] + [1.0] * len(columns))
     for i, (image, title) in enumerate(zip(as_array(images), titles, strict=True)):
         show(grid[i, 0], image)
-        grid[i, 0].set_title("\n".join(textwrap.shorten(line, 25, placeholder="…") for line in title.split("\n")), fontsize=7)
+        grid[i, 0].set_title("\n".join(textwrap.shorten(line, 22, placeholder="…") for line in title.split("\n")), fontsize=7)
         for axes, column in zip(grid[i, 1:], columns, strict=True):
             _panel(axes, image, column, i, shared)
     return figure
