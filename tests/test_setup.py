@@ -133,11 +133,12 @@ def test_a_readme_without_markers_is_an_error() -> None:
 
 def test_the_readme_explains_a_photograph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The snippet as a newcomer would run it, with a real photograph."""
-    [snippet] = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)
+    snippet, explore = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)
     Image.fromarray(images.load("photos")["chelsea"].pixels).save(tmp_path / "my.jpg")
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     exec(snippet, names)
+    exec(explore, {})  # outside of Jupyter: a figure
     assert names["pixels"].shape == (1, 3, 224, 224)
     assert 281 <= int(names["explanation"].targets) <= 285, "a cat"
     assert names["explanation"].maps.shape == (1, 224, 224)
