@@ -120,10 +120,10 @@ class Views:
             lines.append(line)
         return pd.DataFrame(lines)
 
-    def figure(self, scale: Scale = "own") -> Figure:
+    def figure(self, scale: Scale = "own", width: float = 7.0) -> Figure:
         """A row an image and target: the photograph, then each method's map with its colour bar and reading.
 
-        `scale`: "own" for each map, or "shared": all maps of one method on one scale.
+        `scale`: "own" for each map, or "shared": all maps of one method on one scale. `width`: inch.
         """
         from xai_lib import plots
 
@@ -139,7 +139,7 @@ class Views:
                 self.names, self.top, self.targets.tolist(), self.target_names, self.probabilities, strict=True
             )
         ]
-        return plots.xai_views(self.images, titles, columns, shared=scale == "shared")
+        return plots.xai_views(self.images, titles, columns, shared=scale == "shared", width=width)
 
     def _note(self, method: str) -> str:
         """What a column's head says of the method, or why it is empty."""

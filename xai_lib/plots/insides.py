@@ -71,7 +71,7 @@ def gradient_paths(alphas: Array, scores: Array, slopes: Array) -> Figure:
 @styled
 def one_map(image: Array, title: str, raw: Array, values: Array, signed: bool) -> Figure:
     """One method: the map at its own size `(h, w)` with a colour bar, and `(H, W)` over the picture `(3, H, W)`."""
-    figure, [axes] = canvas(1, 2, 1.75, 3.6)  # small: pictures are most of a run's bytes
+    figure, [axes] = canvas(1, 2, 1.5, 3.1)  # small: pictures are most of a run's bytes
     raw, values = as_array(raw), as_array(values)
     bar = figure.colorbar(show_map(axes[0], raw, signed, "×".join(map(str, raw.shape))), ax=axes[0], shrink=0.8)
     bar.ax.tick_params(labelsize=6.5)

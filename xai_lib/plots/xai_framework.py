@@ -26,13 +26,16 @@ class Column(NamedTuple):
 
 
 @styled
-def xai_views(images: Array, titles: Sequence[str], columns: Sequence[Column], shared: bool = False) -> Figure:
+def xai_views(
+    images: Array, titles: Sequence[str], columns: Sequence[Column], shared: bool = False, width: float = PAGE
+) -> Figure:
     """A row a photograph `(3, H, W)`, a column a method; below each map its reading, beside it its colour bar.
 
     Signed maps are drawn plain about a white zero, unsigned ones over the photograph in grey. `shared`: one scale for all maps
-    of a method, where each has its own otherwise; signed ones are cut at the percentile `CLAMP` of their size.
+    of a method, where each has its own otherwise; signed ones are cut at the percentile `CLAMP` of their size. `width`: inch;
+    more than three methods take as much as they need.
     """
-    n, side = len(titles), min(PAGE / (len(columns) + 0.75), 1.9) if len(columns) < 4 else 1.75
+    n, side = len(titles), min(width / (len(columns) + 0.75), 1.9) if len(columns) < 4 else 1.75
     tallest = max(title.count("\n") for title in titles)
     height = n * (0.76 * side + 0.55 + 0.13 * tallest)
     figure, grid = canvas(n, len(columns) + 1, height, (len(columns) + 0.75) * side, width_ratios=[0.75] + [1.0] * len(columns))
@@ -40,11 +43,11 @@ def xai_views(images: Array, titles: Sequence[str], columns: Sequence[Column], s
         show(grid[i, 0], image)
         grid[i, 0].set_title("\n".join(textwrap.shorten(line, 22, placeholder="…") for line in title.split("\n")), fontsize=7)
         for axes, column in zip(grid[i, 1:], columns, strict=True):
-            _panel(axes, image, column, i, shared)
+            _panel(axes, image, column, i, shared, round(16 * side))
     return figure
 
 
-def _panel(axes: Axes, image: Array, column: Column, i: int, shared: bool) -> None:
+def _panel(axes: Axes, image: Array, column: Column, i: int, shared: bool, letters: int) -> None:
     head = column.title
     if column.maps is None:
         axes.set(aspect="equal", xlim=(0, 1), ylim=(0, 1))
@@ -68,13 +71,13 @@ def _panel(axes: Axes, image: Array, column: Column, i: int, shared: bool) -> No
     bar = axes.figure.colorbar(drawn, cax=axes.inset_axes((1.03, 0.06, 0.05, 0.88)), ticks=ticks)  # as tall as the map is
     bar.ax.set_yticklabels([_tick(t) for t in ticks], fontsize=6.5)
     bar.outline.set_linewidth(0.5)
-    axes.text(0.5, -0.03, textwrap.fill(column.readings[i], 29), ha="center", va="top", fontsize=6.5, transform=axes.transAxes)
+    axes.text(0.5, -0.03, textwrap.fill(column.readings[i], letters), ha="center", va="top", fontsize=6.5, transform=axes.transAxes)
 
 
 @styled
 def class_views(image: Array, classes: Sequence[str], rows: Sequence[tuple[str, Array, bool]]) -> Figure:
     """Maps `(T, H, W)` of one picture `(3, H, W)` for T classes: a row a method (name, maps, signed) on one scale each."""
-    side = 1.0  # inch: small, as noise cannot be compressed
+    side = 0.85  # inch: small, as noise cannot be compressed
     figure, grid = canvas(len(rows), len(classes), len(rows) * side + 0.4, (len(classes) + 0.6) * side)
     for line, (name, maps, signed) in zip(grid, rows, strict=True):
         values = as_array(maps)
