@@ -37,7 +37,7 @@ def with_outlines(
             mask = as_array(masks[i] if single else masks[i * columns + j])
             if mask.any():
                 axis.contour(mask, [0.5], colors=ORANGE, linewidths=0.8)
-            axis.set_title(title, fontsize=7.5 if columns > 4 else 9)
+            axis.set_title(title, fontsize=9 if width / columns > 1.4 else 6.5)
     return figure
 
 

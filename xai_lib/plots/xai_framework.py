@@ -71,7 +71,8 @@ def _panel(axes: Axes, image: Array, column: Column, i: int, shared: bool, lette
     bar = axes.figure.colorbar(drawn, cax=axes.inset_axes((1.03, 0.06, 0.05, 0.88)), ticks=ticks)  # as tall as the map is
     bar.ax.set_yticklabels([_tick(t) for t in ticks], fontsize=6.5)
     bar.outline.set_linewidth(0.5)
-    axes.text(0.5, -0.03, textwrap.fill(column.readings[i], letters), ha="center", va="top", fontsize=6.5, transform=axes.transAxes)
+    words = textwrap.fill(column.readings[i], letters)
+    axes.text(0.5, -0.03, words, ha="center", va="top", fontsize=6.5, transform=axes.transAxes)
 
 
 @styled
@@ -93,7 +94,7 @@ def class_views(image: Array, classes: Sequence[str], rows: Sequence[tuple[str, 
         bar = figure.colorbar(drawn, cax=line[-1].inset_axes((1.05, 0.06, 0.06, 0.88)), ticks=ticks)
         bar.ax.set_yticklabels([_tick(t) for t in ticks], fontsize=6.5)
     for axes, title in zip(grid[0], classes, strict=True):
-        axes.set_title(textwrap.fill(title, 16, max_lines=2, placeholder="…"), fontsize=7)
+        axes.set_title(textwrap.fill(title, 13, max_lines=3, placeholder="…"), fontsize=6.5)
     return figure
 
 
