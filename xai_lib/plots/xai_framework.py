@@ -41,7 +41,7 @@ def xai_views(
     figure, grid = canvas(n, len(columns) + 1, height, (len(columns) + 0.75) * side, width_ratios=[0.75] + [1.0] * len(columns))
     for i, (image, title) in enumerate(zip(as_array(images), titles, strict=True)):
         show(grid[i, 0], image)
-        grid[i, 0].set_title("\n".join(textwrap.shorten(line, 22, placeholder="…") for line in title.split("\n")), fontsize=7)
+        grid[i, 0].set_title("\n".join(_cut(line, 22) for line in title.split("\n")), fontsize=7)
         for axes, column in zip(grid[i, 1:], columns, strict=True):
             _panel(axes, image, column, i, shared, round(16 * side))
     return figure
@@ -65,7 +65,7 @@ def _panel(axes: Axes, image: Array, column: Column, i: int, shared: bool, lette
         axes.imshow(pixels(image).mean(2), cmap="gray", norm=Normalize(-0.1, 1))
         drawn = axes.imshow(maps[i], cmap=UNSIGNED, norm=Normalize(0, limit), alpha=0.6)
         axes.set_axis_off()
-    note = f"\n{textwrap.shorten(column.note, 30, placeholder='…')}" if column.note else ""
+    note = f"\n{_cut(column.note, 30)}" if column.note else ""
     axes.set_title(head + note, fontsize=8)
     ticks = [-limit, 0, limit] if column.signed else [0, limit / 2, limit]
     bar = axes.figure.colorbar(drawn, cax=axes.inset_axes((1.03, 0.06, 0.05, 0.88)), ticks=ticks)  # as tall as the map is
@@ -102,6 +102,10 @@ def _frame(shape: tuple[int, ...]) -> Any:
     from matplotlib.patches import Rectangle
 
     return Rectangle((-0.5, -0.5), shape[1], shape[0], fill=False, edgecolor="0.6", linewidth=0.5)
+
+
+def _cut(text: str, letters: int) -> str:
+    return text if len(text) <= letters else text[: letters - 1] + "…"
 
 
 def _tick(value: float) -> str:
