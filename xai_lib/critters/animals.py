@@ -11,8 +11,8 @@ from xai_lib.critters.scenery import cast
 from xai_lib.critters.shapes import Easel, cone, ellipse, lit, mix, rgb, smooth
 
 PARTS = ("body", "neck", "topknot", "ears", "head", "face", "snout", "beak", "nose", "eyes")
-RADIUS = 0.33  #: half height of the head, half sides of the picture
-CROWN = -0.12  #: where the middle of the head is, from the middle of the picture
+RADIUS = 0.37  #: half height of the head, half sides of the picture
+CROWN = -0.1  #: where the middle of the head is, from the middle of the picture
 
 
 @dataclass
@@ -41,9 +41,13 @@ def _figure(e: Easel) -> _Figure:
     u, v = _frame(e)
     swirl = e.noise(u, v, 3.0, 10)
     around = torch.atan2(u, -v - 0.02)  # seam below, where the neck covers it
-    strands = torch.where(v > 0.9 * RADIUS, e.noise(u + 0.2 * swirl, 0.25 * v, 17.0, 11), e.noise(around * 0.5, 0.4 * torch.hypot(u, v), 15.0, 11))
-    fine = 1 - 2 * (e.noise(u + 0.1 * swirl, v, 9.0, 12) - 0.5).abs() * 1.6  # ridges: curls
-    curls = 0.65 * fine + 0.35 * e.noise(u, v, 18.0, 13)
+    below = v > 0.9 * RADIUS
+    across, along = torch.where(below, u + 0.2 * swirl, around * 0.44), torch.where(below, 0.25 * v, 0.35 * torch.hypot(u, v))
+    strands = e.noise(across, along, 17.0, 11)
+    twist = e.noise(v, u, 6.0, 12)
+    # ridges of noise off the axes look like curls
+    curls = 1.15 - 3.2 * (e.noise(0.8 * u + 0.6 * v + 0.25 * swirl, 0.8 * v - 0.6 * u + 0.16 * twist, 10.0, 13) - 0.5).abs()
+    curls = 0.7 * curls + 0.3 * e.noise(u, v, 19.0, 14)
     hair = mix(strands, curls, p["fur_curl"]) - 0.5
     a = RADIUS * p["head_width"]
     fur = rgb(p["hue"], p["saturation"], p["value"])
@@ -62,7 +66,7 @@ def draw(e: Easel) -> None:
     _face(e, f)
 
 
-def _coat(f: _Figure, light: Tensor, colour: Tensor | None = None, depth: float = 0.75) -> Tensor:
+def _coat(f: _Figure, light: Tensor, colour: Tensor | None = None, depth: float = 0.6) -> Tensor:
     return (f.fur if colour is None else colour) * (light * (1 + depth * f.hair))[:, None]
 
 

@@ -32,7 +32,7 @@ def _width(e: Easel, v: Tensor) -> Tensor:
     wide = p["bottle_width"]
     thin = p["bottle_neck_width"] * wide
     width = thin + (wide - thin) * mix(straight, rounded, p["shoulder_round"])
-    middle = (v - 0.66) / 0.16
+    middle = ((v - 0.66) / 0.16).clamp(-4, 4)
     width = width - wide * p["waist"] * torch.exp(-middle * middle) * t
     foot = ((v - 0.975) / 0.025).clamp(0, 1)
     ring = 0.012 * smooth(0.006, 0.0, (v - p["cap_height"] - 0.02).abs() - 0.008)
@@ -41,7 +41,7 @@ def _width(e: Easel, v: Tensor) -> Tensor:
 
 def _distance(e: Easel, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     width = _width(e, v)
-    slope = (_width(e, v + 0.004) - width) / 0.004
+    slope = ((_width(e, v + 0.004) - width) / 0.004).clamp(-2, 2)  # at the ring's step it would reach far out
     side = (u.abs() - width) / (1 + slope * slope).sqrt()
     return torch.maximum(side, torch.maximum(v - 1, -v)), width
 
@@ -65,7 +65,7 @@ def draw(e: Easel) -> None:
 def _glass(e: Easel, d: Tensor, v: Tensor, across: Tensor) -> None:
     p = e.p
     glass = rgb(p["hue"], p["saturation"], p["value"])
-    rim = 1 - 0.55 * across.abs() ** 4 + 0.18 * p["contrast"] * across * torch.sin(torch.deg2rad(p["light_angle"]))
+    rim = 1 - 0.55 * across.square().square() + 0.18 * p["contrast"] * across * torch.sin(torch.deg2rad(p["light_angle"]))
     through = e.picture * (0.35 + 0.65 * glass / (p["value"][:, None] + 0.15))
     blotch = 0.88 + 0.24 * e.noise(across, v * 4, 2.0, 20)
     body = mix(glass * (rim * blotch * 1.1)[:, None], through * rim[:, None], 0.3)

@@ -10,7 +10,7 @@ from xai_lib.critters import animals, bottles, scenery
 from xai_lib.critters.parameters import NAMES
 from xai_lib.critters.shapes import easel
 
-AT_ONCE = 64 * 64 * 32  #: pixels drawn together: larger tensors leave the processor's cache
+AT_ONCE = 64 * 64 * 24  #: pixels drawn together: larger tensors leave the processor's cache
 
 
 def paint(parameters: np.ndarray, seeds: list[int], size: int) -> tuple[Tensor, Tensor]:

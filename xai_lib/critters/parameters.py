@@ -112,12 +112,12 @@ SPREADS: dict[str, Spread] = {
         "neck_length": (0.08, 0.07), "body_width": (1.25, 0.15), "topknot": (0.08, 0.08),
     },
     "fox": _ANIMAL | {
-        "head_width": (1.06, 0.07), "ear_length": (0.72, 0.18), "ear_width": (0.32, 0.05), "ear_angle": (32, 12), "ear_point": (0.85, 0.15),
+        "head_width": (1.06, 0.07), "ear_length": (0.62, 0.17), "ear_width": (0.37, 0.05), "ear_angle": (33, 12), "ear_point": (0.85, 0.15),
         "snout_length": (0.62, 0.16), "snout_width": (0.24, 0.05), "face_disc": (0.5, 0.2), "face_tone": (0.4, 0.3),
         "neck_width": (0.66, 0.12), "body_width": (1.25, 0.18), "topknot": (0.08, 0.08), "fur_curl": (0.15, 0.12),
     },
     "rabbit": _ANIMAL | {
-        "head_width": (0.96, 0.07), "ear_length": (1.2, 0.22), "ear_width": (0.24, 0.04), "ear_angle": (20, 14), "ear_point": (0.3, 0.2),
+        "head_width": (0.96, 0.07), "ear_length": (1.15, 0.22), "ear_width": (0.25, 0.04), "ear_angle": (20, 12), "ear_point": (0.1, 0.2),
         "eye_size": (0.14, 0.025), "eye_gap": (0.46, 0.035), "snout_length": (0.15, 0.1), "snout_width": (0.28, 0.06),
         "neck_width": (0.7, 0.12), "body_width": (1.2, 0.18), "topknot": (0.08, 0.08),
     },
@@ -150,14 +150,15 @@ def random_parameters(kind: str, shape: np.random.Generator, rest: np.random.Gen
     """The numbers of one critter, those of its family only: the shape from the class's spread, all others alike for all."""
     spread, rivals = SPREADS[kind], RIVALS[kind]
     n = len(spread)
-    stray, rival, normal = shape.random(n) < STRAY, shape.integers(len(rivals), size=n), shape.standard_normal(n)
+    stray, rival = (shape.random(n) < STRAY).tolist(), shape.integers(len(rivals), size=n).tolist()
+    normal = shape.standard_normal(n).clip(-2, 2).tolist()
     found = {}
     for i, name in enumerate(spread):
         mean, deviation = SPREADS[rivals[rival[i]]][name] if stray[i] else spread[name]
-        found[name] = mean + deviation * float(np.clip(normal[i], -2, 2))
+        found[name] = mean + deviation * normal[i]
     coats = _FUR if "ear_length" in spread else _GLASS
     hue, saturation, value = coats[int(rest.integers(len(coats)))]
-    wander, even = rest.standard_normal(8).clip(-2, 2), rest.random(12)
+    wander, even = rest.standard_normal(8).clip(-2, 2).tolist(), rest.random(10).tolist()
     found |= {
         "hue": (hue + 5 * wander[0]) % 360, "saturation": saturation * (1 + 0.15 * wander[1]), "value": value * (1 + 0.12 * wander[2]),
         "accent": 360 * even[0], "shift_x": 0.12 * wander[3], "shift_y": 0.05 * wander[4], "scale": 1 + 0.08 * wander[5],
@@ -166,7 +167,7 @@ def random_parameters(kind: str, shape: np.random.Generator, rest: np.random.Gen
         "light_angle": 130 * even[5] - 65, "contrast": 0.3 + 0.35 * even[6], "exposure": 0.85 + 0.3 * even[7],
         "warmth": 0.16 * even[8] - 0.08, "grain": 0.005 + 0.02 * even[9],
     }  # fmt: skip
-    return {name: float(np.clip(found[name], p.low, p.high)) for name, p in PARAMETERS.items() if name in found}
+    return {name: min(max(found[name], p.low), p.high) for name, p in PARAMETERS.items() if name in found}
 
 
 def row(numbers: Mapping[str, float]) -> np.ndarray:

@@ -70,23 +70,26 @@ def cast(e: Easel, silhouette: Tensor) -> None:
 
 def leaves(e: Easel) -> None:
     """Leaves before the critter; what they cover is no part of it."""
-    r, size = e.random, e.p["leaf_size"]
-    if not (size > 0).any():
-        return
-    there = size > 0
-    length = size.clamp(min=0.01)
-    for k in range(3):
-        at, turn = 150 + 8 * k, e.random(150 + 8 * k, -2.6, 2.6)
-        dx, dy = e.x - e.p["leaf_x"] - length * r(at + 1, -0.7, 0.7), e.y - e.p["leaf_y"] - length * r(at + 2, -0.7, 0.7)
-        along, off = torch.sin(turn) * dx - torch.cos(turn) * dy, torch.cos(turn) * dx + torch.sin(turn) * dy
-        t = (along / length).clamp(-1, 1)
-        d = torch.maximum(off.abs() - 0.42 * length * (1 - t * t), along.abs() - length)
-        d = torch.where(there, d * 0.8, torch.ones(()))
-        vein = 1 - 0.35 * (1 - smooth(0.0, 0.03, off.abs()))
-        shade = vein * (0.85 + 0.3 * smooth(-0.02, 0.02, off)) * (0.8 + 0.4 * e.noise(e.x, e.y, 6.0, 5 + k))
-        colour = rgb(r(at + 3, 60, 140), r(at + 4, 0.35, 0.7), r(at + 5, 0.3, 0.65))
-        e.paint(d - 0.03, colour * 0.25, strength=0.35 * there, soft=0.08)
-        e.paint(d, colour * shade[:, None], part=0)
+    rows = (e.p["leaf_size"].flatten() > 0).nonzero().flatten()
+    if len(rows):
+        some = e.rows(rows)
+        for k in range(3):
+            _leaf(some, k)
+        e.picture[rows], e.parts[rows] = some.picture, some.parts
+
+
+def _leaf(e: Easel, k: int) -> None:
+    r, length, at = e.random, e.p["leaf_size"], 150 + 8 * k
+    turn = r(at, -2.6, 2.6)
+    dx, dy = e.x - e.p["leaf_x"] - length * r(at + 1, -0.7, 0.7), e.y - e.p["leaf_y"] - length * r(at + 2, -0.7, 0.7)
+    along, off = torch.sin(turn) * dx - torch.cos(turn) * dy, torch.cos(turn) * dx + torch.sin(turn) * dy
+    t = (along / length).clamp(-1, 1)
+    d = 0.8 * torch.maximum(off.abs() - 0.42 * length * (1 - t * t), along.abs() - length)
+    vein = 1 - 0.35 * (1 - smooth(0.0, 0.03, off.abs()))
+    shade = vein * (0.85 + 0.3 * smooth(-0.02, 0.02, off)) * (0.8 + 0.4 * e.noise(e.x, e.y, 6.0, 5 + k))
+    colour = rgb(r(at + 3, 60, 140), r(at + 4, 0.35, 0.7), r(at + 5, 0.3, 0.65))
+    e.paint(d - 0.03, colour * 0.25, strength=0.35, soft=0.08)
+    e.paint(d, colour * shade[:, None], part=0)
 
 
 def finish(e: Easel, seeds: list[int]) -> Tensor:

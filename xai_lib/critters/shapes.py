@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import grid_sample
 
 LATTICE = 32  #: side of the random lattice that all noise of a picture is read from
 BANK = 200  #: random numbers for the scenery
@@ -42,22 +43,24 @@ class Easel:
         cover = (0.5 - distance / (soft + self.pixel)).clamp(0, 1)
         if part is not None:
             self.parts.masked_fill_(cover > 0.5, part)
-        self.picture += (cover * strength)[:, None] * (colour - self.picture)
+        self.picture.lerp_(colour, (cover * strength)[:, None])
+
+    def rows(self, rows: Tensor) -> Easel:
+        """Some of the pictures, copied as they are now."""
+        some = Easel({name: p[rows] for name, p in self.p.items()}, self.x[rows], self.y[rows], self.bank[rows], self.lattice[rows])
+        some.picture, some.parts = self.picture[rows], self.parts[rows]
+        return some
 
     def noise(self, u: Tensor, v: Tensor, frequency: float | Tensor, start: int) -> Tensor:
         """Value noise 0..1, `frequency` cells a unit; the same at every size. `start` (0..) makes independent fields."""
-        u = (u * frequency + (start * 7.31 + 100)).expand_as(self.x)
-        v = (v * frequency + (start * 3.77 + 100)).expand_as(self.x)
-        i, j = u.floor(), v.floor()
-        a, b = u - i, v - j
-        a, b = a * a * (3 - 2 * a), b * b * (3 - 2 * b)
-        i, j = i.long(), j.long()
-        last = LATTICE - 1
-        i0, i1, j0, j1 = i & last, (i + 1) & last, (j & last) * LATTICE, ((j + 1) & last) * LATTICE
-        n = len(self.x)
-        one, two, three, four = (self.lattice.gather(1, at.reshape(n, -1)).view_as(self.x) for at in (j0 + i0, j0 + i1, j1 + i0, j1 + i1))
-        upper = one + a * (two - one)
-        return upper + b * (three + a * (four - three) - upper)
+        at = torch.empty(*self.x.shape, 2)
+        for k, w in enumerate((u * frequency + start * 7.31, v * frequency + start * 3.77)):
+            cell = torch.floor(w)
+            part = w - cell
+            # grid_sample mirrors what is outside of -1..1; its cells are 2 / (LATTICE - 1) wide
+            at[..., k] = (cell + part * part * (3 - 2 * part)) * (2 / (LATTICE - 1))
+        values = self.lattice.view(-1, 1, LATTICE, LATTICE)
+        return grid_sample(values, at, mode="bilinear", padding_mode="reflection", align_corners=True)[:, 0]
 
     def random(self, at: int, low: float = 0.0, high: float = 1.0) -> Tensor:
         """The number at this place of the bank, `(n, 1, 1)`, from `low` to `high`."""
