@@ -136,6 +136,7 @@ def test_unknown_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "photos",
         "imagenet-samples",
         "mri-phantoms",
+        "critters",
     ]
 
 

@@ -89,9 +89,7 @@ def _body(e: Easel, f: _Figure) -> None:
     d = (d + f.fray) * e.p["scale"]
     coat = _coat(f, light)
     e.paint(d, coat, part=2)
-    below = d > torch.inf
-    below = (d < 0) & (f.v > begin + 0.04)
-    e.parts.masked_fill_(below, 1)
+    e.parts.masked_fill_((d < 0) & (f.v > begin + 0.04), 1)
     bib = ellipse(f.u - 0.5 * f.face, f.v - 2.1 * RADIUS, 0.45 * e.p["body_width"] * RADIUS, 0.9 * RADIUS)
     e.paint(torch.maximum(bib, d), mix(coat, 1.0, 0.45), strength=0.8 * e.p["face_tone"].clamp(min=0), soft=0.08)
 
@@ -167,7 +165,7 @@ def _snout(e: Easel, f: _Figure, u: Tensor, light: Tensor, skin: Tensor, bare: T
     e.paint(ellipse(u, nv, 1.15 * size, 0.85 * size) * s, black, part=9)
     e.paint(ellipse(u + 0.3 * size, nv + 0.4 * size, 0.35 * size, 0.2 * size) * s, torch.ones_like(black), strength=0.5)
     beak, bv = p["beak"], f.v - 0.12 * RADIUS
-    bill = cone(u, bv, torch.zeros_like(s), 0.02 + 0.62 * beak * RADIUS, 0.27 * beak * RADIUS, 0.0 * beak)
+    bill = cone(u, bv, torch.zeros_like(s), 0.02 + 0.62 * beak * RADIUS, 0.27 * beak * RADIUS, 0.0)
     horn = rgb(42.0, 0.6, torch.full_like(s, 0.75)) * (0.75 + 0.5 * smooth(-0.03, 0.03, -u * torch.sign(p["light_angle"] + 0.01)))[:, None]
     ground = smooth(0.1, 0.25, beak)
     e.paint(torch.where(beak > 0.1, (bill - 0.012) * s, 1.0), black, strength=0.6 * ground)
@@ -178,14 +176,14 @@ def _eyes(e: Easel, f: _Figure, u: Tensor, gap: Tensor) -> None:
     p, s = e.p, e.p["scale"]
     radius = p["eye_size"] * RADIUS
     small = 0.11 * RADIUS
-    pupil = torch.where(radius > small, small + 0.35 * (radius - small), radius)
+    pupil = 0.8 * torch.where(radius > small, small + 0.45 * (radius - small), radius)
     iris = rgb(30 + 25 * torch.sin(torch.deg2rad(p["accent"])), 0.75, torch.full_like(s, 0.8))
     for side in (-1, 1):
         # the eye on the far side comes nearer to the middle
         du, dv = u - side * gap * (1 - 0.2 * (side * p["turn"]).clamp(min=0)), f.v + 0.14 * RADIUS
         d = torch.hypot(du, dv)
         dark = torch.full_like(iris, 0.05)
-        e.paint((d - radius - 0.018) * s, dark, strength=0.7, soft=0.015)
+        e.paint((d - radius - 0.016) * s, mix(f.fur, 1.0, 0.3), strength=0.6, soft=0.015)  # or a dark eye drowns in dark fur
         e.paint((d - radius) * s, iris, part=10)
         e.paint((d - pupil) * s, dark)
         glint = torch.hypot(du - 0.3 * pupil * torch.sin(torch.deg2rad(p["light_angle"])), dv + 0.35 * pupil) - 0.3 * pupil

@@ -50,8 +50,8 @@ def draw(e: Easel) -> None:
     """Lay a bottle over the picture, its shadow on what is behind it."""
     p = e.p
     away = torch.deg2rad(p["light_angle"])
-    d, _ = _distance(e, *_frame(e, -0.2 * torch.sin(away), 0.08 * torch.cos(away)))
-    cast(e, d * HEIGHT)
+    u, v = _frame(e, -0.2 * torch.sin(away), 0.08 * torch.cos(away))
+    cast(e, torch.maximum(u.abs() - _width(e, v), torch.maximum(v - 1, -v)) * HEIGHT)
     u, v = _frame(e)
     d, width = _distance(e, u, v)
     s = p["scale"] * HEIGHT
