@@ -36,7 +36,8 @@ def drawn(each: int = 45, size: int = 32) -> Batch:
 
 def plain(kind: str, **changes: float) -> critters.Critter:
     """One with its class's mean numbers, upright, without leaves and noise."""
-    still = {"shift_x": 0, "shift_y": 0, "tilt": 0, "turn": 0, "scale": 1, "leaf_size": 0, "grain": 0, "light_angle": 20, "exposure": 1}
+    still = dict.fromkeys(("shift_x", "shift_y", "tilt", "turn", "leaf_size", "grain"), 0)
+    still |= {"scale": 1, "exposure": 1, "light_angle": 20}
     means = {name: mean for name, (mean, _) in SPREADS[kind].items()}
     return critter(kind, 0).with_(**means | still | {"value": 0.45} | changes)
 
@@ -65,7 +66,8 @@ def test_order_number_and_company_do_not_matter() -> None:
         assert torch.isnan(many.parameters[i]).sum() == len(NAMES) - len(one.parameters)
     again = critters.batch([critter(*name, 4) for name in reversed(names)])
     assert torch.equal(again.images.flip(0), many.images[: len(names)])
-    assert torch.equal(critters.batch([CLASSES.index(kind) for kind, _ in names], [i for _, i in names], 4).images, again.images.flip(0))
+    by_label = critters.batch([CLASSES.index(kind) for kind, _ in names], [index for _, index in names], 4)
+    assert torch.equal(by_label.images, again.images.flip(0))
     assert torch.equal(torch.get_rng_state(), states[0]) and np.random.get_state()[1].tobytes() == states[1]
     assert len({image.numpy().tobytes() for image in again.images}) == len(names)
     assert critter("owl", 4) == critter("owl", 4) != critter("owl", 4, seed=1)
@@ -113,7 +115,8 @@ def test_every_part_is_seen_and_where_it_belongs() -> None:
             assert middle["cap"][0] < middle["bottle_neck"][0] < middle["shoulder"][0] < middle["label"][0]
         for name, (_, across) in middle.items():  # turned to nobody, so on the axis, but for the light's reflection
             assert name == "highlight" or abs(across - 63.5) < 4, (kind, name)
-    assert np.argwhere(plain("rabbit").draw(64).parts["ears"])[:, 0].min() < np.argwhere(plain("brown_bear").draw(64).parts["ears"])[:, 0].min()
+    rabbit, bear = (np.flatnonzero(plain(kind).draw(64).parts["ears"].any(1))[0] for kind in ("rabbit", "brown_bear"))
+    assert rabbit < bear - 5
 
 
 def test_the_shape_in_the_mask_is_the_shape_in_the_parameters() -> None:
@@ -195,7 +198,7 @@ def overlaps(one: str, other: str, number: int = 1000) -> dict[str, float]:
 
 @pytest.mark.parametrize(("one", "other", "reason"), CONFUSED)
 def test_confused_classes_overlap_in_every_parameter(one: str, other: str, reason: str) -> None:
-    """Bear and poodle: 0.18 (ears' angle, tuft) to 0.95; neck 0.36. The reason is what the paper says of the pair."""
+    """Bear and poodle: 0.29 (ears) to 0.93 (eyes), neck 0.44. The reason is what the paper says of the pair."""
     found = overlaps(one, other)
     print({name: round(value, 2) for name, value in found.items()})
     assert min(found.values()) > 0.15, found
@@ -234,7 +237,8 @@ def test_colours_do_not_tell_the_class_and_parameters_do() -> None:
     many = drawn()
     labels = many.labels.numpy()
     mean = many.images.mean((2, 3)).numpy()
-    histogram = np.stack([[np.histogram(c, 6, (0, 1))[0] for c in image] for image in many.images.numpy()]).reshape(len(labels), -1)
+    bins = [np.histogram(channel, 6, (0, 1))[0] for image in many.images.numpy() for channel in image]
+    histogram = np.reshape(bins, (len(labels), -1))
     shape = np.nan_to_num(many.parameters[:, : NAMES.index("hue")].numpy(), nan=-1)
     furry = labels < len(ANIMALS)
     found = {
@@ -247,7 +251,7 @@ def test_colours_do_not_tell_the_class_and_parameters_do() -> None:
     assert found["mean colour, 8 classes"] < 0.125 + 0.12
     assert found["histogram, 6 animals"] < 1 / 6 + 0.1
     assert found["histogram, 2 bottles"] < 0.5 + 0.15
-    assert 0.8 < found["parameters, 8 classes"]
+    assert found["parameters, 8 classes"] > 0.8
 
 
 def test_place_tells_nothing() -> None:

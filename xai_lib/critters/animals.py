@@ -109,7 +109,8 @@ def _ears(e: Easel, f: _Figure) -> None:
         light = lit(e, (du / (2.2 * r1)).clamp(-0.7, 0.7), torch.full_like(du, -0.3))
         e.paint((d + 0.6 * f.fray) * p["scale"], _coat(f, light * 0.9), part=4)
         within = cone(du, dv, 0.8 * along, 0.8 * down, 0.55 * r1, 0.4 * r2)
-        e.paint(within * p["scale"], _coat(f, light, inner, 0.4), strength=(0.5 + 0.5 * torch.cos(angle)).clamp(0, 1) * 0.9, soft=0.02)
+        opened = 0.45 + 0.45 * torch.cos(angle)  # hanging ears show their backs
+        e.paint(within * p["scale"], _coat(f, light, inner, 0.4), strength=opened, soft=0.02)
 
 
 def _head(e: Easel, f: _Figure) -> None:
@@ -120,11 +121,14 @@ def _head(e: Easel, f: _Figure) -> None:
     light = lit(e, (du / (0.3 + size)).clamp(-1, 1), (dv / (0.3 + size)).clamp(-1, 1))
     tuft = (d + 1.3 * f.fray) * p["scale"]
     head = (ellipse(f.u, f.v, f.a, RADIUS) + f.fray) * p["scale"]
-    e.paint(tuft, _coat(f, light, depth=0.95), part=3, strength=smooth(0.02, 0.1, p["topknot"]))
+    tufted = p["topknot"] > 0.05
+    e.paint(torch.where(tufted, tuft, 1.0), _coat(f, light, depth=0.95), part=3)
     coat = _coat(f, lit(e, 0.9 * f.u / f.a, 0.9 * f.v / RADIUS))
     e.paint(head, coat, part=5)
-    # the tuft hangs over the brow, the more the larger it is
-    e.paint(torch.maximum(tuft + 0.02, f.v + 0.5 * RADIUS), _coat(f, light * 1.06, depth=0.95), part=3, strength=smooth(0.3, 0.6, p["topknot"]))
+    # a large tuft hangs over the brow
+    brow, strength = torch.maximum(tuft + 0.02, f.v + 0.5 * RADIUS), smooth(0.3, 0.6, p["topknot"])
+    e.paint(brow, _coat(f, light * 1.06, depth=0.95), strength=strength)
+    e.parts.masked_fill_((brow < 0) & (strength > 0.5), 3)
 
 
 def _face(e: Easel, f: _Figure) -> None:
@@ -135,13 +139,15 @@ def _face(e: Easel, f: _Figure) -> None:
     light = lit(e, 0.8 * f.u / f.a, 0.8 * f.v / RADIUS)
     gap = p["eye_gap"] * f.a
     u = f.u - f.face
-    d = ellipse((u.abs() - 0.45 * gap).clamp(min=0), f.v - 0.06 * RADIUS, 0.02 + radius * 0.62 * f.a, 0.02 + radius * 0.86 * RADIUS)
+    wide, high = 0.02 + 0.62 * radius * f.a, 0.02 + 0.86 * radius * RADIUS
+    d = ellipse((u.abs() - 0.45 * gap).clamp(min=0), f.v - 0.06 * RADIUS, wide, high) + 0.4 * f.fray
     there = smooth(0.05, 0.3, radius) * smooth(0.0, 0.35, tone.abs())
     up = (tone > 0)[:, None]
-    e.paint((d + 0.4 * f.fray) * s, _coat(f, light, torch.where(up, dark, pale), 0.4), part=None, strength=there * (tone.abs() * 0.8 + 0.1).clamp(0, 0.9))
-    e.paint((d + 0.055 + 0.4 * f.fray) * s, _coat(f, light, torch.where(up, pale, dark), 0.3), strength=there * (0.35 + 0.65 * tone.abs()), soft=0.015)
-    e.parts.masked_fill_((d + 0.4 * f.fray < 0) & (e.parts == 5), 6)
-    _snout(e, f, u, light, torch.where(up, pale, dark), there)
+    rim, skin = torch.where(up, dark, pale), torch.where(up, pale, dark)
+    e.paint(d * s, _coat(f, light, rim, 0.4), strength=there * (0.1 + 0.8 * tone.abs()))
+    e.paint((d + 0.055) * s, _coat(f, light, skin, 0.3), strength=there * (0.35 + 0.65 * tone.abs()), soft=0.015)
+    e.parts.masked_fill_((d < 0) & (there > 0.25) & (e.parts == 5), 6)
+    _snout(e, f, u, light, skin, there)
     _eyes(e, f, u, gap)
 
 
@@ -166,7 +172,8 @@ def _snout(e: Easel, f: _Figure, u: Tensor, light: Tensor, skin: Tensor, bare: T
     e.paint(ellipse(u + 0.3 * size, nv + 0.4 * size, 0.35 * size, 0.2 * size) * s, torch.ones_like(black), strength=0.5)
     beak, bv = p["beak"], f.v - 0.12 * RADIUS
     bill = cone(u, bv, torch.zeros_like(s), 0.02 + 0.62 * beak * RADIUS, 0.27 * beak * RADIUS, 0.0)
-    horn = rgb(42.0, 0.6, torch.full_like(s, 0.75)) * (0.75 + 0.5 * smooth(-0.03, 0.03, -u * torch.sign(p["light_angle"] + 0.01)))[:, None]
+    bright = smooth(-0.03, 0.03, u * torch.sign(p["light_angle"]))
+    horn = rgb(42.0, 0.6, torch.full_like(s, 0.75)) * (0.75 + 0.5 * bright)[:, None]
     ground = smooth(0.1, 0.25, beak)
     e.paint(torch.where(beak > 0.1, (bill - 0.012) * s, 1.0), black, strength=0.6 * ground)
     e.paint(torch.where(beak > 0.1, bill * s, 1.0), horn, part=8, strength=ground)
@@ -177,7 +184,7 @@ def _eyes(e: Easel, f: _Figure, u: Tensor, gap: Tensor) -> None:
     radius = p["eye_size"] * RADIUS
     small = 0.11 * RADIUS
     pupil = 0.8 * torch.where(radius > small, small + 0.45 * (radius - small), radius)
-    iris = rgb(30 + 25 * torch.sin(torch.deg2rad(p["accent"])), 0.75, torch.full_like(s, 0.8))
+    iris = rgb(36 + 16 * torch.sin(torch.deg2rad(p["accent"])), 0.75, 0.4 + 2 * p["eye_size"].clamp(max=0.2))
     for side in (-1, 1):
         # the eye on the far side comes nearer to the middle
         du, dv = u - side * gap * (1 - 0.2 * (side * p["turn"]).clamp(min=0)), f.v + 0.14 * RADIUS

@@ -87,7 +87,8 @@ def _label(e: Easel, d: Tensor, v: Tensor, across: Tensor, s: Tensor) -> None:
     half = p["label_height"] / 2
     paper = rgb(p["accent"], 0.55, torch.full_like(s, 0.8))
     ink = rgb(p["accent"] + 150, 0.5, torch.full_like(s, 0.35))
-    shade = (0.55 + 0.45 * (1 - across * across).clamp(min=0).sqrt()) * (1 + 0.3 * p["contrast"] * across * torch.sin(torch.deg2rad(p["light_angle"])))
+    shade = 0.55 + 0.45 * (1 - across * across).clamp(min=0).sqrt()
+    shade = shade * (1 + 0.3 * p["contrast"] * across * torch.sin(torch.deg2rad(p["light_angle"])))
     area = torch.maximum(at.abs() - half, d)
     e.paint(area * s, paper * shade[:, None], part=FIRST + 4)
     band = torch.maximum((at.abs() - 0.8 * half).abs() - 0.06 * half, d)

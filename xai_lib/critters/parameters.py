@@ -78,7 +78,8 @@ NAMES = tuple(PARAMETERS)
 
 Spread = dict[str, tuple[float, float]]
 _ANIMAL: Spread = {
-    "head_width": (1.0, 0.07), "ear_length": (0.4, 0.15), "ear_width": (0.25, 0.05), "ear_angle": (45, 15), "ear_point": (0.2, 0.2),
+    "head_width": (1.0, 0.07), "ear_length": (0.4, 0.15), "ear_width": (0.25, 0.05), "ear_angle": (45, 15),
+    "ear_point": (0.2, 0.2),
     "eye_size": (0.11, 0.02), "eye_gap": (0.4, 0.035), "snout_length": (0.35, 0.15), "snout_width": (0.32, 0.06),
     "beak": (0.05, 0.05), "face_disc": (0.25, 0.15), "face_tone": (0.1, 0.2), "topknot": (0.15, 0.12), "neck_width": (0.7, 0.11),
     "neck_length": (0.3, 0.12), "body_width": (1.4, 0.18), "fur_length": (0.08, 0.03), "fur_curl": (0.3, 0.17),
@@ -90,7 +91,8 @@ _BOTTLE: Spread = {
 }  # fmt: skip
 SPREADS: dict[str, Spread] = {
     "brown_bear": _ANIMAL | {
-        "head_width": (1.06, 0.07), "ear_length": (0.3, 0.1), "ear_width": (0.27, 0.04), "ear_angle": (47, 20), "ear_point": (0, 0.17),
+        "head_width": (1.06, 0.07), "ear_length": (0.3, 0.1), "ear_width": (0.27, 0.04), "ear_angle": (47, 20),
+        "ear_point": (0, 0.17),
         "snout_width": (0.4, 0.07), "neck_width": (0.88, 0.14), "neck_length": (0.22, 0.13), "body_width": (1.75, 0.22),
         "fur_curl": (0.25, 0.18),
     },
@@ -101,23 +103,27 @@ SPREADS: dict[str, Spread] = {
         "fur_curl": (0.75, 0.2),
     },
     "gibbon": _ANIMAL | {
-        "head_width": (1.02, 0.07), "ear_length": (0.14, 0.09), "ear_width": (0.2, 0.05), "ear_angle": (82, 22), "eye_size": (0.125, 0.025),
+        "head_width": (1.02, 0.07), "ear_length": (0.14, 0.09), "ear_width": (0.2, 0.05), "ear_angle": (82, 22),
+        "eye_size": (0.125, 0.025),
         "snout_length": (0.15, 0.12), "snout_width": (0.34, 0.07), "face_disc": (0.72, 0.18), "face_tone": (-0.62, 0.3),
         "neck_width": (0.7, 0.13), "body_width": (1.5, 0.2),
     },
     "owl": _ANIMAL | {
-        "head_width": (1.08, 0.07), "ear_length": (0.4, 0.2), "ear_width": (0.2, 0.05), "ear_angle": (42, 15), "ear_point": (0.75, 0.2),
+        "head_width": (1.08, 0.07), "ear_length": (0.4, 0.2), "ear_width": (0.2, 0.05), "ear_angle": (42, 15),
+        "ear_point": (0.75, 0.2),
         "eye_size": (0.23, 0.05), "eye_gap": (0.43, 0.04), "snout_length": (0.06, 0.06), "snout_width": (0.2, 0.06),
         "beak": (0.6, 0.2), "face_disc": (0.6, 0.2), "face_tone": (0.45, 0.3), "neck_width": (0.92, 0.1),
         "neck_length": (0.08, 0.07), "body_width": (1.25, 0.15), "topknot": (0.08, 0.08),
     },
     "fox": _ANIMAL | {
-        "head_width": (1.06, 0.07), "ear_length": (0.62, 0.17), "ear_width": (0.37, 0.05), "ear_angle": (33, 12), "ear_point": (0.85, 0.15),
+        "head_width": (1.06, 0.07), "ear_length": (0.62, 0.17), "ear_width": (0.37, 0.05), "ear_angle": (33, 12),
+        "ear_point": (0.85, 0.15),
         "snout_length": (0.62, 0.16), "snout_width": (0.24, 0.05), "face_disc": (0.5, 0.2), "face_tone": (0.4, 0.3),
         "neck_width": (0.66, 0.12), "body_width": (1.25, 0.18), "topknot": (0.08, 0.08), "fur_curl": (0.15, 0.12),
     },
     "rabbit": _ANIMAL | {
-        "head_width": (0.96, 0.07), "ear_length": (1.15, 0.22), "ear_width": (0.25, 0.04), "ear_angle": (20, 12), "ear_point": (0.1, 0.2),
+        "head_width": (0.96, 0.07), "ear_length": (1.15, 0.22), "ear_width": (0.25, 0.04), "ear_angle": (20, 12),
+        "ear_point": (0.1, 0.2),
         "eye_size": (0.14, 0.025), "eye_gap": (0.46, 0.035), "snout_length": (0.15, 0.1), "snout_width": (0.28, 0.06),
         "neck_width": (0.7, 0.12), "body_width": (1.2, 0.18), "topknot": (0.08, 0.08),
     },
@@ -142,7 +148,9 @@ RIVALS = {
 STRAY = 0.12  #: chance that a parameter is drawn from a rival's spread: these are the pictures that a classifier gets wrong
 
 # Coats of all animals, glass of all bottles: hue, saturation, value. None belongs to a class.
-_FUR = ((28, 0.5, 0.45), (22, 0.45, 0.25), (35, 0.3, 0.75), (25, 0.65, 0.65), (30, 0.08, 0.85), (220, 0.06, 0.5), (20, 0.15, 0.16))
+_FUR = (
+    (28, 0.5, 0.45), (22, 0.45, 0.25), (35, 0.3, 0.75), (25, 0.65, 0.65), (30, 0.08, 0.85), (220, 0.06, 0.5), (20, 0.15, 0.16),
+)  # fmt: skip
 _GLASS = ((25, 0.75, 0.42), (30, 0.7, 0.6), (115, 0.55, 0.4), (95, 0.4, 0.55), (160, 0.15, 0.8), (200, 0.3, 0.7), (15, 0.7, 0.22))
 
 
@@ -160,10 +168,11 @@ def random_parameters(kind: str, shape: np.random.Generator, rest: np.random.Gen
     hue, saturation, value = coats[int(rest.integers(len(coats)))]
     wander, even = rest.standard_normal(8).clip(-2, 2).tolist(), rest.random(10).tolist()
     found |= {
-        "hue": (hue + 5 * wander[0]) % 360, "saturation": saturation * (1 + 0.15 * wander[1]), "value": value * (1 + 0.12 * wander[2]),
-        "accent": 360 * even[0], "shift_x": 0.12 * wander[3], "shift_y": 0.05 * wander[4], "scale": 1 + 0.08 * wander[5],
-        "tilt": 5 * wander[6], "turn": 0.45 * wander[7],
-        "leaf_size": 0.16 + 0.14 * even[1] if even[2] < 0.25 else 0.0, "leaf_x": 1.4 * even[3] - 0.7, "leaf_y": 1.5 * even[4] - 0.9,
+        "hue": (hue + 5 * wander[0]) % 360, "saturation": saturation * (1 + 0.15 * wander[1]),
+        "value": value * (1 + 0.12 * wander[2]), "accent": 360 * even[0],
+        "shift_x": 0.12 * wander[3], "shift_y": 0.05 * wander[4], "scale": 1 + 0.08 * wander[5], "tilt": 5 * wander[6], "turn": 0.45 * wander[7],
+        "leaf_size": 0.16 + 0.14 * even[1] if even[2] < 0.25 else 0.0,
+        "leaf_x": 1.4 * even[3] - 0.7, "leaf_y": 1.5 * even[4] - 0.9,
         "light_angle": 130 * even[5] - 65, "contrast": 0.3 + 0.35 * even[6], "exposure": 0.85 + 0.3 * even[7],
         "warmth": 0.16 * even[8] - 0.08, "grain": 0.005 + 0.02 * even[9],
     }  # fmt: skip

@@ -38,8 +38,18 @@ class Easel:
         self.parts = torch.zeros(self.x.shape, dtype=torch.uint8)
         self.pixel = 2 / self.x.shape[-1]
 
-    def paint(self, distance: Tensor, colour: Tensor, part: int | None = None, strength: Tensor | float = 1.0, soft: float | Tensor = 0.0) -> None:
-        """Lay `colour` (n, 3, ...) where the distance is negative; `part` is then what is seen there; `soft`: blur, half sides."""
+    def paint(
+        self,
+        distance: Tensor,
+        colour: Tensor,
+        part: int | None = None,
+        strength: Tensor | float = 1.0,
+        soft: Tensor | float = 0.0,
+    ) -> None:
+        """Lay `colour` (n, 3, ...) where the distance is negative; `part` is then what is seen there.
+
+        `strength`: opacity 0..1. `soft`: over what length the edge fades beyond one pixel, half sides.
+        """
         cover = (0.5 - distance / (soft + self.pixel)).clamp(0, 1)
         if part is not None:
             self.parts.masked_fill_(cover > 0.5, part)
@@ -47,7 +57,8 @@ class Easel:
 
     def rows(self, rows: Tensor) -> Easel:
         """Some of the pictures, copied as they are now."""
-        some = Easel({name: p[rows] for name, p in self.p.items()}, self.x[rows], self.y[rows], self.bank[rows], self.lattice[rows])
+        p = {name: column[rows] for name, column in self.p.items()}
+        some = Easel(p, self.x[rows], self.y[rows], self.bank[rows], self.lattice[rows])
         some.picture, some.parts = self.picture[rows], self.parts[rows]
         return some
 
