@@ -135,6 +135,7 @@ def test_unknown_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(images.load("photos")) == 10 and images.names() == [
         "photos",
         "imagenet-samples",
+        "brain-mri",
         "mri-phantoms",
         "critters",
     ]

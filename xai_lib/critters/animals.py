@@ -74,7 +74,8 @@ def _trunk(e: Easel, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Signed distance from neck and body, their half width, and where the shoulders begin."""
     p = e.p
     begin = RADIUS * (0.85 + p["neck_length"])
-    thin, wide = p["neck_width"] * RADIUS * p["head_width"], p["body_width"] * RADIUS
+    rise = smooth(-0.5 * RADIUS, 0.5 * RADIUS, v)  # a neck wider than the head has no corners behind it
+    thin, wide = p["neck_width"] * RADIUS * p["head_width"] * rise, p["body_width"] * RADIUS
     t = ((v - begin) / 0.42).clamp(0, 1)
     width = thin + (wide - thin) * (1 - (1 - t) * (1 - t)).clamp(min=1e-6).sqrt() * smooth(0.0, 0.35, t)
     slope = (wide - thin) / 0.42 * (1 - t) * smooth(-0.01, 0.05, v - begin)

@@ -170,7 +170,8 @@ def random_parameters(kind: str, shape: np.random.Generator, rest: np.random.Gen
     found |= {
         "hue": (hue + 5 * wander[0]) % 360, "saturation": saturation * (1 + 0.15 * wander[1]),
         "value": value * (1 + 0.12 * wander[2]), "accent": 360 * even[0],
-        "shift_x": 0.12 * wander[3], "shift_y": 0.05 * wander[4], "scale": 1 + 0.08 * wander[5], "tilt": 5 * wander[6], "turn": 0.45 * wander[7],
+        "shift_x": 0.12 * wander[3], "shift_y": 0.05 * wander[4], "scale": 1 + 0.08 * wander[5],
+        "tilt": 5 * wander[6], "turn": 0.45 * wander[7],
         "leaf_size": 0.16 + 0.14 * even[1] if even[2] < 0.25 else 0.0,
         "leaf_x": 1.4 * even[3] - 0.7, "leaf_y": 1.5 * even[4] - 0.9,
         "light_angle": 130 * even[5] - 65, "contrast": 0.3 + 0.35 * even[6], "exposure": 0.85 + 0.3 * even[7],
