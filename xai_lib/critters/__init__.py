@@ -128,9 +128,10 @@ class Batch:
 def critter(kind: str, index: int = 0, seed: int = 0) -> Critter:
     """The numbers of one picture: they depend on class, `index` and `seed` alone.
 
-    `kind`: one of `CLASSES`. `index`, `seed`: whole numbers from 0. Shape is drawn from the class's spread, one parameter in
-    eight from that of a class with which it is confused; coat, pose, light and backdrop alike for every class, but that glass
-    has other colours than fur. Raises `CritterError`.
+    `kind`: one of `CLASSES`. `index`, `seed`: whole numbers from 0. Shape is drawn from the class's spread, but one parameter in
+    twelve from that of a class with which it is confused, and in every fifth picture two in five: a hybrid, called after the
+    greater part. Coat, pose, light and backdrop are drawn alike for every class, but that glass has other colours than fur.
+    Raises `CritterError`.
     """
     if kind not in CLASSES:
         raise CritterError(f"no class of critters is called {kind!r}; {nearest(str(kind), CLASSES)}")

@@ -145,7 +145,9 @@ RIVALS = {
     "owl": ("gibbon",), "fox": ("rabbit",), "rabbit": ("fox",),
 }  # fmt: skip
 """With whom a class is taken for: the first five are the confusions of the paper."""
-STRAY = 0.12  #: chance that a parameter is drawn from a rival's spread: these are the pictures that a classifier gets wrong
+STRAY = 0.08  #: chance that a parameter is drawn from the rival's spread
+HYBRIDS = 0.2  #: share of pictures in which that chance is `CROSSED`: those that a classifier may well get wrong
+CROSSED = 0.42
 
 # Coats of all animals, glass of all bottles: hue, saturation, value. None belongs to a class.
 _FUR = (
@@ -158,12 +160,12 @@ def random_parameters(kind: str, shape: np.random.Generator, rest: np.random.Gen
     """The numbers of one critter, those of its family only: the shape from the class's spread, all others alike for all."""
     spread, rivals = SPREADS[kind], RIVALS[kind]
     n = len(spread)
-    stray, rival = (shape.random(n) < STRAY).tolist(), shape.integers(len(rivals), size=n).tolist()
-    normal = shape.standard_normal(n).clip(-2, 2).tolist()
+    rival = SPREADS[rivals[int(shape.integers(len(rivals)))]]
+    stray = shape.random(n) < (CROSSED if shape.random() < HYBRIDS else STRAY)
     found = {}
-    for i, name in enumerate(spread):
-        mean, deviation = SPREADS[rivals[rival[i]]][name] if stray[i] else spread[name]
-        found[name] = mean + deviation * normal[i]
+    for name, strays, normal in zip(spread, stray.tolist(), shape.standard_normal(n).clip(-2, 2).tolist(), strict=True):
+        mean, deviation = rival[name] if strays else spread[name]
+        found[name] = mean + deviation * normal
     coats = _FUR if "ear_length" in spread else _GLASS
     hue, saturation, value = coats[int(rest.integers(len(coats)))]
     wander, even = rest.standard_normal(8).clip(-2, 2).tolist(), rest.random(10).tolist()
