@@ -6,6 +6,7 @@ photos["coffee"].pixels                  # (400, 600, 3) uint8
 photos.batch(classifier.view)            # (10, 3, 224, 224) float32, 0..1; row i is photos.loaded_names[i]
 images.load("my/holiday")                # every picture in a folder and below
 images.load("mri-phantoms")              # drawn brain slices, whose tumours' masks are known; not clinical
+images.load("critters", size=64)         # drawn animals and bottles, whose masks are known
 ```
 """
 
@@ -27,7 +28,7 @@ from PIL import Image
 from xai_lib.images import scans, sources, splits
 from xai_lib.images.decoding import ImageError
 from xai_lib.images.scans import SCANS
-from xai_lib.images.sources import PHANTOMS, SAMPLES, Drawn, Entry, MissingPhotograph
+from xai_lib.images.sources import CRITTERS, PHANTOMS, SAMPLES, Drawn, Entry, MissingPhotograph
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -111,7 +112,8 @@ class Photo:
     `pixels`: `(H, W, 3)` uint8, sRGB, upright, native size. `label`: its ImageNet class, 0..999, or None;
     `labels`: all classes that are right for it, `label` first. `credit`: origin and licence, empty for a
     user's own. `source`: the file that it was read from. Of a scan and a drawn phantom `label` is its place in
-    `phantoms.CLASSES`; of a phantom `mask` `(H, W)` bool shows its lesion; None for photographs.
+    `phantoms.CLASSES`, of a critter in `critters.CLASSES`. `mask` `(H, W)` bool shows a phantom's lesion or the
+    critter; None for photographs.
     """
 
     name: str
@@ -150,7 +152,7 @@ class Images:
 
     @property
     def labels(self) -> tuple[int | None, ...]:
-        """The class of each name (ImageNet's, or `phantoms.CLASSES`), None where it is not known."""
+        """The class of each name (ImageNet's, or `CLASSES` of `phantoms` or `critters`), None where it is not known."""
         return tuple(_first(entry.labels) for entry in self._entries.values())
 
     @property
@@ -210,7 +212,7 @@ class Images:
             yield photo.name, view.apply(photo.pixels), photo.label
 
     def masks(self, view: View | int | None = None) -> Tensor:
-        """The true masks of drawn phantoms, `(N, size, size)` bool, by the geometry of `batch` and row by row.
+        """The true masks of drawn phantoms or critters, `(N, size, size)` bool, by the geometry of `batch` and row by row.
 
         All False for "no_tumour". Raises `ImageError` for photographs, whose truth nobody knows.
         """
@@ -275,7 +277,10 @@ def load(
 
     `"mri-phantoms"`: brain slices drawn when they are asked for, by `xai_lib.phantoms`; synthetic, not
     clinical data. `per_class` of each of the four classes, squares of `size` pixels, from `seed`, all three
-    of which concern this set alone. `glioma-0003` is the same picture whatever else is drawn.
+    of which concern drawn sets alone. `glioma-0003` is the same picture whatever else is drawn.
+
+    `"critters"`: animals and bottles of eight classes, drawn likewise by `xai_lib.critters`, which also gives
+    their parts and parameters, and many at once.
 
     In folders, files with a picture's suffix are taken in sorted order, hidden ones left out. A name is the
     file's stem, or its path below the folder where two stems are the same. A file whose own folder has the
@@ -297,7 +302,9 @@ def load(
     if name_or_path == SCANS:
         return Images(sources.brain_mri(download, Path(cache) if cache is not None else None))
     if name_or_path == PHANTOMS:
-        return Images(sources.drawn(per_class, size, seed))
+        return Images(sources.drawn(PHANTOMS, per_class, size, seed))
+    if name_or_path == CRITTERS:
+        return Images(sources.drawn(CRITTERS, per_class, size, seed))
     if isinstance(name_or_path, str) and not os.path.lexists(name_or_path):
         raise ImageError(
             f"no set of photographs, file or folder is called {name_or_path!r} "
@@ -328,7 +335,7 @@ def load_labelled(
 
 def names() -> list[str]:
     """The known sets."""
-    return ["photos", SAMPLES, SCANS, PHANTOMS]
+    return ["photos", SAMPLES, SCANS, PHANTOMS, CRITTERS]
 
 
 def _first(labels: tuple[int, ...]) -> int | None:

@@ -1,4 +1,4 @@
-"""What a name or a path stands for: photographs inside packages, ImageNet samples, a user's own, drawn phantoms."""
+"""What a name or a path stands for: photographs inside packages, ImageNet samples, a user's own, drawn phantoms and critters."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from xai_lib import phantoms
+from xai_lib import critters, phantoms
 from xai_lib.images import scans
 from xai_lib.images.decoding import ImageError, printable, read_pixels
 
 SAMPLES = "imagenet-samples"
 PHANTOMS = "mri-phantoms"
+CRITTERS = "critters"
 REGISTRY = Path(__file__).resolve().parents[2] / "data" / "registry" / f"{SAMPLES}.csv"
 SUFFIXES = {
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm",
@@ -81,37 +82,39 @@ class Entry:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A phantom that has not been drawn yet; no file holds it. `labels`: its place in `phantoms.CLASSES`."""
+    """A phantom or critter that has not been drawn yet; no file holds it. `labels`: its place in `CLASSES` of its package."""
 
     name: str
-    phantom: Callable[[], phantoms.Phantom]
+    subject: Callable[[], phantoms.Phantom | critters.Critter]
     size: int
     labels: tuple[int, ...]
-    credit: str = phantoms.CREDIT
+    credit: str
     path: None = None
     packaged: bool = True
 
     def pixels(self) -> np.ndarray:
         """`(size, size, 3)` uint8."""
-        return self.phantom().draw(self.size).pixels
+        return self.subject().draw(self.size).pixels
 
     def read(self) -> tuple[np.ndarray, np.ndarray | None]:
-        """The pixels, and the true mask of the lesion, `(size, size)` bool."""
-        drawing = self.phantom().draw(self.size)
+        """The pixels, and the true mask of the lesion or critter, `(size, size)` bool."""
+        drawing = self.subject().draw(self.size)
         return drawing.pixels, drawing.mask
 
 
-def drawn(per_class: int = 10, size: int = 224, seed: int = 0) -> list[Drawn]:
-    """`per_class` phantoms of each class, class by class; a name is the class and the index, `glioma-0003`."""
+def drawn(known: str, per_class: int = 10, size: int = 224, seed: int = 0) -> list[Drawn]:
+    """`per_class` pictures of each class of `PHANTOMS` or `CRITTERS`; a name is the class and the index, `glioma-0003`."""
     if not isinstance(per_class, int) or per_class < 1:
-        raise ImageError(f"{PHANTOMS}: per_class: expected a whole number from 1, found {per_class!r}")
+        raise ImageError(f"{known}: per_class: expected a whole number from 1, found {per_class!r}")
+    package = phantoms if known == PHANTOMS else critters
+    make: Callable[..., Any] = phantoms.phantom if known == PHANTOMS else critters.critter
     try:
-        phantoms.check(size, seed)
-    except phantoms.PhantomError as error:
-        raise ImageError(f"{PHANTOMS}: {error}") from None
+        package.check(size, seed)
+    except (phantoms.PhantomError, critters.CritterError) as error:
+        raise ImageError(f"{known}: {error}") from None
     return [
-        Drawn(f"{kind}-{index:04}", partial(phantoms.phantom, kind, index, seed), size, (label,))
-        for label, kind in enumerate(phantoms.CLASSES)
+        Drawn(f"{kind}-{index:04}", partial(make, kind, index, seed), size, (label,), package.CREDIT)
+        for label, kind in enumerate(package.CLASSES)
         for index in range(per_class)
     ]
 
