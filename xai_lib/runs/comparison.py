@@ -77,9 +77,9 @@ def compare(project: Project, profile: str, name: str) -> Comparison | None:
 
 
 def _machine(record: dict[str, Any]) -> tuple[Any, ...]:
-    """What decides on last digits: processor, threads, torch, and facts such as the arithmetic of a search."""
-    hardware = record["hardware"]
-    return hardware["cpu"], hardware["threads"], record["versions"].get("torch"), record["results"].get("record")
+    """What decides on last digits: processor, vectors, threads, torch, and facts such as the arithmetic of a search."""
+    hardware, torch = record["hardware"], record["versions"].get("torch")
+    return hardware["cpu"], hardware.get("vectors"), hardware["threads"], torch, record["results"].get("record")
 
 
 def _limits(declared: Tolerance | list[Any], alike: bool) -> dict[str, float | None]:
