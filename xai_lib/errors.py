@@ -1,6 +1,7 @@
 """The one base of every error that is meant for a user, and the sentence that helps with a misspelt name."""
 
 import difflib
+import numbers
 from collections.abc import Sequence
 
 
@@ -9,6 +10,12 @@ class XaiError(Exception):
 
     Each kind is a subclass, defined in the module that raises it. The command line prints the message alone.
     """
+
+
+def whole(name: str, value: object, least: int, error: type[XaiError]) -> None:
+    """Raise `error` unless `value`, called `name`, is a whole number from `least`; True and False are none."""
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < least:
+        raise error(f"{name}: expected a whole number from {least}, found {value!r}")
 
 
 def nearest(name: str, known: Sequence[str], shown: int = 12) -> str:

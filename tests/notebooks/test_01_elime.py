@@ -1,21 +1,17 @@
 """Notebook 01 run for real at its smallest parameters, through the command, with the network of the install alone."""
 
 import json
-import os
-import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
-from tests.notebooks.form import check_size
+from tests.notebooks.form import check_size, command
 from xai_lib import classifiers, images
 from xai_lib.superpixels import Fitness, segment
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 SMALLEST = {
     "photographs": "coffee", "runs": "2", "calls": "24", "lime_samples": "20", "runs_without_full": "1",
     "control_runs": "1", "long_runs": "1", "long_calls": "32", "device": "cpu",
@@ -28,18 +24,8 @@ TABLE_3 = "image,network,method,calls,seconds,calls_to_match_lime,seconds_to_mat
 
 
 def xai(root: Path, **parameters: str) -> "subprocess.CompletedProcess[str]":
-    """`xai run 01_elime` in a project of its own, without any weights but those of the install."""
-    (root / "notebooks").mkdir(exist_ok=True)
-    for notebook in (REPOSITORY / "notebooks").glob("*.ipynb"):  # the profile names them all
-        shutil.copy(notebook, root / "notebooks")
-    for name in ("profiles/default.yaml", "Snakefile"):
-        (root / "papermill_runs" / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(REPOSITORY / "papermill_runs" / name, root / "papermill_runs" / name)
-    environment = {k: v for k, v in os.environ.items() if k not in ("XAI_WEIGHTS_HOME", "XAI_DATA_HOME")}
-    environment |= {"PYTHONPATH": str(REPOSITORY), "TORCH_HOME": str(root / "no_weights")}
-    options = [word for name, value in parameters.items() for word in ("-p", f"{name}={value}")]
-    command = [sys.executable, "-m", "xai_lib.runs.command", "--root", str(root), "run", "01_elime", *options]
-    return subprocess.run(command, env=environment, text=True, capture_output=True, timeout=300)
+    """`xai run 01_elime`, its two streams apart."""
+    return subprocess.run(**command(root, "01_elime", parameters) | {"stderr": subprocess.PIPE}, timeout=300)
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests.notebooks.form import check_size
+from tests.notebooks.form import check_size, command
 from tests.runs import slurm
 from xai_lib import classifiers, images
 from xai_lib.explainers import advise
 from xai_lib.runs import comparison
 from xai_lib.runs.project import Project
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 SMALLEST = {
     "photographs": "coffee,chelsea", "costly": "1", "lime_samples": "20", "defined": "1", "noise": "0.1", "noisy": "1",
     "checked": "1", "randomised": "1", "random_steps": "2", "device": "cpu",
@@ -36,27 +34,11 @@ METHODS = [
 VALUES = ["AD", "SSIM", "FSIM", "MSE", "AVX"]
 
 
-def command(root: Path, *more: str) -> dict[str, Any]:
-    """`xai run 02_advise` in a project of its own, without any weights but those of the install."""
-    (root / "notebooks").mkdir(exist_ok=True)
-    for notebook in (REPOSITORY / "notebooks").glob("*.ipynb"):  # the profile names them all
-        shutil.copy(notebook, root / "notebooks")
-    for name in ("profiles/default.yaml", "Snakefile"):
-        (root / "papermill_runs" / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(REPOSITORY / "papermill_runs" / name, root / "papermill_runs" / name)
-    environment = {k: v for k, v in os.environ.items() if k not in ("XAI_WEIGHTS_HOME", "XAI_DATA_HOME")}
-    path = os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment |= {"PYTHONPATH": path, "TORCH_HOME": str(root / "no_weights")}
-    options = [word for name, value in SMALLEST.items() for word in ("-p", f"{name}={value}")]
-    arguments = [sys.executable, "-m", "xai_lib.runs.command", "--root", str(root), "run", "02_advise", *options, *more]
-    return {"args": arguments, "env": environment, "text": True, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-
-
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project whose run was killed after some units, which are copied beside it."""
     root = tmp_path_factory.mktemp("project")
-    running = subprocess.Popen(**command(root))
+    running = subprocess.Popen(**command(root, "02_advise", SMALLEST))
     units, deadline = root / "papermill_runs" / "default" / ".units" / "02_advise", time.monotonic() + 200
     while len(list(units.glob("*.json"))) < 12:
         assert running.poll() is None and time.monotonic() < deadline, running.communicate()[0]
@@ -70,7 +52,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def result(killed: Path) -> Path:
     """The same project after the same command once more."""
-    ended = subprocess.run(**command(killed), timeout=300)
+    ended = subprocess.run(**command(killed, "02_advise", SMALLEST), timeout=300)
     assert ended.returncode == 0, ended.stdout
     return killed / "papermill_runs" / "default" / "02_advise"
 
@@ -104,7 +86,7 @@ def test_a_killed_run_goes_on_with_what_it_had_measured(killed: Path, result: Pa
 def test_two_shards_on_a_cluster_give_the_same(result: Path, tmp_path: Path) -> None:
     with slurm.cluster(tmp_path / "slurm"):
         slurm.small_profile(tmp_path / "papermill_runs", threads=len(os.sched_getaffinity(0)))  # as many as it had here
-        ended = subprocess.run(**command(tmp_path, "--executor", "slurm", "--shards", "2"), timeout=400)
+        ended = subprocess.run(**command(tmp_path, "02_advise", SMALLEST, "--executor", "slurm", "--shards", "2"), timeout=400)
         log = tmp_path / "papermill_runs" / ".state" / "default" / "snakemake.log"
         assert ended.returncode == 0, ended.stdout + log.read_text()
     there = tmp_path / "papermill_runs" / "default" / "02_advise"

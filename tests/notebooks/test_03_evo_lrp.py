@@ -1,10 +1,6 @@
 """Notebook 03 run for real at its smallest parameters, with the network of the install alone."""
 
 import json
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests.notebooks.form import check_size
+from tests.notebooks.form import check_size, finished
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 SMALLEST = {
     "photographs": "coffee", "held_out": "chelsea", "generations": "1", "population": "4", "perturbations": "10,100",
     "noisy": "1,1,1,1", "lime_samples": "20", "class_pairs": "1", "pairs": "FC+SP", "device": "cpu",
@@ -25,21 +20,7 @@ TABLE_1 = "network,method,objective,seed,split,images,FC,FC_sd,SP,SP_sd,AS,AS_sd
 @pytest.fixture(scope="module")
 def result(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run in a project of its own, without any weights but those of the install."""
-    root = tmp_path_factory.mktemp("project")
-    (root / "notebooks").mkdir()
-    for notebook in (REPOSITORY / "notebooks").glob("*.ipynb"):  # the profile names them all
-        shutil.copy(notebook, root / "notebooks")
-    for name in ("profiles/default.yaml", "Snakefile"):
-        (root / "papermill_runs" / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(REPOSITORY / "papermill_runs" / name, root / "papermill_runs" / name)
-    environment = {k: v for k, v in os.environ.items() if k not in ("XAI_WEIGHTS_HOME", "XAI_DATA_HOME")}
-    path = os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment |= {"PYTHONPATH": path, "TORCH_HOME": str(root / "no_weights")}
-    options = [word for name, value in SMALLEST.items() for word in ("-p", f"{name}={value}")]
-    command = [sys.executable, "-m", "xai_lib.runs.command", "--root", str(root), "run", "03_evo_lrp", *options]
-    done = subprocess.run(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=900)
-    assert done.returncode == 0, done.stdout
-    return root / "papermill_runs" / "default" / "03_evo_lrp"
+    return finished(tmp_path_factory.mktemp("project"), "03_evo_lrp", SMALLEST)
 
 
 def table(result: Path, name: str) -> pd.DataFrame:

@@ -1,20 +1,15 @@
 """Notebook 04 run for real at its smallest parameters, with the network of the install alone and no scans."""
 
 import json
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
-from tests.notebooks.form import check_size
+from tests.notebooks.form import check_size, finished
 from xai_lib.metrics.intervals import wilson
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 SMALLEST = {
     "photographs": "coffee", "per_class": "12,4,4", "head": "4,1", "localised": "1,1", "lime_samples": "10", "shap_samples": "4",
     "noisy": "1,0", "fitting": "1,1", "varied": "1", "architectures": "resnet18", "brain_sets": "mri-phantoms,brain-mri",
@@ -26,21 +21,7 @@ TABLE_1 = "data,network,split,subset,images,accuracy,ci_low,ci_high\n"
 @pytest.fixture(scope="module")
 def result(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run in a project of its own."""
-    root = tmp_path_factory.mktemp("project")
-    (root / "notebooks").mkdir()
-    for notebook in (REPOSITORY / "notebooks").glob("*.ipynb"):  # the profile names them all
-        shutil.copy(notebook, root / "notebooks")
-    for name in ("profiles/default.yaml", "Snakefile"):
-        (root / "papermill_runs" / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(REPOSITORY / "papermill_runs" / name, root / "papermill_runs" / name)
-    environment = {k: v for k, v in os.environ.items() if k not in ("XAI_WEIGHTS_HOME", "XAI_DATA_HOME")}
-    path = os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment |= {"PYTHONPATH": path, "TORCH_HOME": str(root / "no_weights"), "XDG_CACHE_HOME": str(root / "no_cache")}
-    options = [word for name, value in SMALLEST.items() for word in ("-p", f"{name}={value}")]
-    command = [sys.executable, "-m", "xai_lib.runs.command", "--root", str(root), "run", "04_xai_framework", *options]
-    done = subprocess.run(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=900)
-    assert done.returncode == 0, done.stdout
-    return root / "papermill_runs" / "default" / "04_xai_framework"
+    return finished(tmp_path_factory.mktemp("project"), "04_xai_framework", SMALLEST)
 
 
 def handed(result: Path) -> dict[str, Any]:

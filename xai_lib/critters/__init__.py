@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from xai_lib.critters.parameters import NAMES, PARAMETERS, SPREADS, Parameter, random_parameters, row
-from xai_lib.errors import XaiError, nearest
+from xai_lib.errors import XaiError, nearest, whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -96,7 +96,7 @@ class Critter:
         """The picture as a square of `size` pixels. Raises `CritterError` for less than 32."""
         from xai_lib.critters.painting import paint
 
-        _check_whole("size", size, SMALLEST)
+        whole("size", size, SMALLEST, CritterError)
         pictures, parts = paint(row(self.parameters)[None], [self.backdrop], size)
         own = range(10) if "ear_length" in self.parameters else range(10, len(PARTS))
         seen = parts[0].numpy()
@@ -135,8 +135,8 @@ def critter(kind: str, index: int = 0, seed: int = 0) -> Critter:
     """
     if kind not in CLASSES:
         raise CritterError(f"no class of critters is called {kind!r}; {nearest(str(kind), CLASSES)}")
-    _check_whole("index", index, 0)
-    _check_whole("seed", seed, 0)
+    whole("index", index, 0, CritterError)
+    whole("seed", seed, 0, CritterError)
     shape, rest = (np.random.default_rng([seed, CLASSES.index(kind), index, part]) for part in range(2))
     return Critter(kind, random_parameters(kind, shape, rest), int(rest.integers(2**31)))
 
@@ -167,7 +167,7 @@ def batch(
 def _kind(kind: object) -> str:
     if isinstance(kind, str):
         return kind
-    _check_whole("label", kind, 0)
+    whole("label", kind, 0, CritterError)
     if int(kind) >= len(CLASSES):  # type: ignore[call-overload]
         raise CritterError(f"label: expected 0..{len(CLASSES) - 1}, found {kind!r}")
     return CLASSES[int(kind)]  # type: ignore[call-overload]
@@ -175,10 +175,5 @@ def _kind(kind: object) -> str:
 
 def check(size: int, seed: int) -> None:
     """Raise `CritterError` for a size (pixels) or a seed that no critter can have, before any is drawn."""
-    _check_whole("size", size, SMALLEST)
-    _check_whole("seed", seed, 0)
-
-
-def _check_whole(name: str, value: object, least: int) -> None:
-    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
-        raise CritterError(f"{name}: expected a whole number from {least}, found {value!r}")
+    whole("size", size, SMALLEST, CritterError)
+    whole("seed", seed, 0, CritterError)

@@ -409,12 +409,19 @@ class Lrp(Explainer):
     def explain_image(
         self, classifier: Classifier, image: Tensor, target: int, settings: Settings, rng: np.random.Generator
     ) -> tuple[Tensor, int, dict[str, Any]]:
-        ledger = Ledger()
-        recording = Recording(classifier.network, classifier.normalise(image[None]))
-        start = start_of(recording, torch.tensor([target]))
-        found = propagate(recording, settings.build(classifier), start[None], ledger=ledger)[0, 0].sum(0)
-        details = {
-            "logit": float(recording.logits[0, target]), "pixels": float(found.sum()),
-            "biases": float(torch.as_tensor(ledger.biases).sum()), "calls": 2,
-        }  # fmt: skip
+        found, details, _, _ = explained(classifier, image, target, settings.build(classifier))
         return found, 2, details
+
+
+def explained(
+    classifier: Classifier, image: Tensor, target: int, composite: Composite
+) -> tuple[Tensor, dict[str, Any], Recording, Ledger]:
+    """The map `(H, W)` of an image `(3, H, W)`, channels summed, what became of the logit, the pass, and the account."""
+    ledger, recording = Ledger(), Recording(classifier.network, classifier.normalise(image[None]))
+    start = start_of(recording, torch.tensor([target]))
+    found = propagate(recording, composite, start[None], ledger=ledger)[0, 0].sum(0)
+    details = {
+        "logit": float(recording.logits[0, target]), "pixels": float(found.sum(dtype=torch.float64)),
+        "biases": float(torch.as_tensor(ledger.biases).sum()), "calls": 2,
+    }  # fmt: skip
+    return found, details, recording, ledger

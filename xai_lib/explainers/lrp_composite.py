@@ -29,7 +29,6 @@ from xai_lib.relevance import (
     Epsilon,
     Gamma,
     Layer,
-    Ledger,
     Operation,
     Pooling,
     Recording,
@@ -224,17 +223,10 @@ class LrpComposite(Explainer):
     def explain_image(
         self, classifier: Classifier, image: Tensor, target: int, settings: Settings, rng: np.random.Generator
     ) -> tuple[Tensor, int, dict[str, Any]]:
-        ledger = Ledger()
-        recording = Recording(classifier.network, classifier.normalise(image[None]))
-        start = lrp.start_of(recording, torch.tensor([target]))
         composite = settings.build(classifier)
-        found = lrp.propagate(recording, composite, start[None], ledger=ledger)[0, 0].sum(0)
-        details = {
-            "logit": float(recording.logits[0, target]), "pixels": float(found.sum(dtype=torch.float64)),
-            "biases": float(torch.as_tensor(ledger.biases).sum()), "rules": composite.counts(recording),
-            "layers": [(name, float(all_), float(kept)) for name, all_, kept in ledger.layers], "calls": 2,
-        }  # fmt: skip
-        return found, 2, details
+        found, details, recording, ledger = lrp.explained(classifier, image, target, composite)
+        layers = [(name, float(all_), float(kept)) for name, all_, kept in ledger.layers]
+        return found, 2, details | {"rules": composite.counts(recording), "layers": layers}
 
 
 def counts(classifier: Classifier, images: Tensor, settings: Settings | None = None) -> dict[str, int]:

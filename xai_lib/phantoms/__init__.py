@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from xai_lib.errors import XaiError, nearest
+from xai_lib.errors import XaiError, nearest, whole
 from xai_lib.phantoms.anatomy import PLANES, Anatomy, canvas, draw_head, random_anatomy
 from xai_lib.phantoms.lesions import Lesion, draw_lesion, random_lesion
 from xai_lib.phantoms.shapes import Array, pixels_of
@@ -91,7 +91,7 @@ class Phantom:
 
     def draw(self, size: int = 224) -> Drawing:
         """The slice as a square of `size` pixels. Raises `PhantomError` for less than 32, and if no pixel shows the lesion."""
-        _check_whole("size", size, SMALLEST)
+        whole("size", size, SMALLEST, PhantomError)
         signal, mask, oedema = self._signal(size)
         if self.lesion and not mask.any():
             raise PhantomError(
@@ -124,8 +124,8 @@ def phantom(kind: str, index: int = 0, seed: int = 0) -> Phantom:
     """
     if kind not in CLASSES:
         raise PhantomError(f"no class of phantoms is called {kind!r}; {nearest(str(kind), CLASSES)}")
-    _check_whole("index", index, 0)
-    _check_whole("seed", seed, 0)
+    whole("index", index, 0, PhantomError)
+    whole("seed", seed, 0, PhantomError)
     head, tumour, scanner = (np.random.default_rng([seed, CLASSES.index(kind), index, part]) for part in range(3))
     anatomy = random_anatomy(head, PLANES[index % len(PLANES)])
     healthy = Phantom(
@@ -160,10 +160,5 @@ def _window(healthy: Phantom, ill: Phantom) -> tuple[float, float]:
 
 def check(size: int, seed: int) -> None:
     """Raise `PhantomError` for a size (pixels) or a seed that no phantom can have, before any is drawn."""
-    _check_whole("size", size, SMALLEST)
-    _check_whole("seed", seed, 0)
-
-
-def _check_whole(name: str, value: object, least: int) -> None:
-    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
-        raise PhantomError(f"{name}: expected a whole number from {least}, found {value!r}")
+    whole("size", size, SMALLEST, PhantomError)
+    whole("seed", seed, 0, PhantomError)

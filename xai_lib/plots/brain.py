@@ -9,9 +9,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from xai_lib.plots.pictures import show, show_map
-from xai_lib.plots.style import PAGE, Array, as_array, canvas, styled
+from xai_lib.plots.style import BLUE, GREY, ORANGE, PAGE, RED, Array, as_array, canvas, styled
 
-BLUE, ORANGE, RED, GREY = "#0072B2", "#E69F00", "#D55E00", "#999999"
 SPLITS = {"train": GREY, "validation": BLUE, "test": RED}
 SUBSETS = {"all": "#666666", "with twin": RED, "no twin": BLUE}
 

@@ -10,9 +10,7 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
 from xai_lib.plots.pictures import limit_of, show, show_over
-from xai_lib.plots.style import PAGE, SIGNED, UNSIGNED, Array, as_array, canvas, pixels, styled
-
-MARK = "#E69F00"  #: around what is erased
+from xai_lib.plots.style import ORANGE, PAGE, SIGNED, UNSIGNED, Array, as_array, canvas, pixels, styled
 
 
 def over(image: Array, values: Array, signed: bool) -> np.ndarray:
@@ -44,7 +42,7 @@ def outlined(picture: np.ndarray, segments: Array, marked: Sequence[int] = ()) -
     borders = find_boundaries(labels, mode="inner")
     large[borders] = 0.6 * large[borders] + 0.4
     chosen = np.isin(labels, list(marked))
-    large[find_boundaries(chosen, mode="thick")] = to_rgb(MARK)
+    large[find_boundaries(chosen, mode="thick")] = to_rgb(ORANGE)
     return large
 
 
@@ -66,7 +64,7 @@ def exploration(panels: Sequence[tuple[Array, Array, str]], image: Array, values
         mask = np.pad(as_array(erased), 1)  # the margin closes the border at the image's edges
         if mask.any():
             rows, columns = (np.arange(-1, side - 1) for side in mask.shape)
-            axes.contour(columns, rows, mask, [0.5], colors=MARK, linewidths=0.8)
+            axes.contour(columns, rows, mask, [0.5], colors=ORANGE, linewidths=0.8)
     drawn = show_over(line[1], image, scale(values, signed), title, signed)
     bar = figure.colorbar(drawn, ax=line[1], shrink=0.8, orientation="horizontal", pad=0.03)
     bar.set_ticks([-1, 0, 1] if signed else [0, 1], labels=["against", "0", "for"] if signed else ["0", "highest"])

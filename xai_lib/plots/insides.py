@@ -9,9 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from xai_lib.plots.pictures import show, show_map, show_over
-from xai_lib.plots.style import Array, as_array, canvas, styled
-
-BLUE, RED = "#0072B2", "#D55E00"
+from xai_lib.plots.style import BLUE, RED, Array, as_array, canvas, styled
 
 
 @styled

@@ -50,6 +50,7 @@ METHOD_NAMES = {
     "score_cam": "Score-CAM", "layer_cam": "Layer-CAM", "fem": "FEM", "constant": "all-one map",
     "gaussian": "centred Gaussian", "random": "random map", "black": "all-black mask",
 }  # fmt: skip
+BLUE, ORANGE, RED, GREY = "#0072B2", "#E69F00", "#D55E00", "#999999"  #: Okabe and Ito's, for what is no method
 Array = Any  #: anything numpy reads, or a tensor on any device
 Draw = Callable[..., Figure]
 

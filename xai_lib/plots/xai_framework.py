@@ -53,7 +53,7 @@ def _panel(axes: Axes, image: Array, column: Column, i: int, shared: bool, lette
         axes.set(aspect="equal", xlim=(0, 1), ylim=(0, 1))
         axes.set_axis_off()
         axes.set_title(head, fontsize=8)
-        words = textwrap.fill(f"refused: {column.note}", 26, max_lines=10, placeholder=" …")
+        words = _wrapped(f"refused: {column.note}", 26, 10)
         axes.text(0.5, 0.5, words, ha="center", va="center", fontsize=6.5, color="0.35")
         return
     maps = as_array(column.maps)
@@ -94,7 +94,7 @@ def class_views(image: Array, classes: Sequence[str], rows: Sequence[tuple[str, 
         bar = figure.colorbar(drawn, cax=line[-1].inset_axes((1.05, 0.06, 0.06, 0.88)), ticks=ticks)
         bar.ax.set_yticklabels([_tick(t) for t in ticks], fontsize=6.5)
     for axes, title in zip(grid[0], classes, strict=True):
-        axes.set_title(textwrap.fill(title, 13, max_lines=3, placeholder="…"), fontsize=6.5)
+        axes.set_title(_wrapped(title, 13, 3), fontsize=6.5)
     return figure
 
 
@@ -106,6 +106,12 @@ def _frame(shape: tuple[int, ...]) -> Any:
 
 def _cut(text: str, letters: int) -> str:
     return text if len(text) <= letters else text[: letters - 1] + "…"
+
+
+def _wrapped(text: str, letters: int, lines: int) -> str:
+    """At most so many lines of so many letters; what is left out is an ellipsis."""
+    found = textwrap.wrap(text, letters)
+    return "\n".join([*found[: lines - 1], _cut(" ".join(found[lines - 1 :]), letters)] if len(found) > lines else found)
 
 
 def _tick(value: float) -> str:
