@@ -63,7 +63,7 @@ class Results:
 
         `paper` names the paper's item, for instance "Figure 3". The figure is closed, so make it in
         the cell that hands it over, or the notebook shows it a second time. The picture has 150
-        dots an inch and 128 colours, so that a whole run stays small.
+        dots an inch and 256 colours, so that a whole run stays small.
         """
         from IPython.display import Image, Markdown, display
         from matplotlib import pyplot
@@ -268,13 +268,13 @@ def _caption(item: str, caption: str) -> str:
 
 
 def _png(figure: "Figure") -> tuple[bytes, int]:
-    """The picture in at most 128 colours, and its width in CSS pixels (96 an inch)."""
+    """The picture in at most 256 colours, rare ones kept (a narrow colour bar has few pixels), and its width in CSS pixels (96 an inch)."""
     from PIL import Image
 
     drawn, packed = io.BytesIO(), io.BytesIO()
     figure.savefig(drawn, format="png", dpi=DPI, bbox_inches="tight", facecolor="white")
     picture = Image.open(drawn).convert("RGB")
-    picture.quantize(128).save(packed, format="png", optimize=True, dpi=(DPI, DPI))
+    picture.quantize(256, method=Image.Quantize.MAXCOVERAGE).save(packed, format="png", optimize=True, dpi=(DPI, DPI))
     return packed.getvalue(), round(picture.width * 96 / DPI)
 
 
