@@ -268,7 +268,7 @@ def _caption(item: str, caption: str) -> str:
 
 
 def _png(figure: "Figure") -> tuple[bytes, int]:
-    """The picture in at most 256 colours, rare ones kept (a narrow colour bar has few pixels), and its width in CSS pixels (96 an inch)."""
+    """The picture in at most 256 colours, rare ones kept (a colour bar is narrow), and its width in CSS pixels (96 an inch)."""
     from PIL import Image
 
     drawn, packed = io.BytesIO(), io.BytesIO()
