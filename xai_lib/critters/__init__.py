@@ -129,8 +129,8 @@ def critter(kind: str, index: int = 0, seed: int = 0) -> Critter:
     """The numbers of one picture: they depend on class, `index` and `seed` alone.
 
     `kind`: one of `CLASSES`. `index`, `seed`: whole numbers from 0. Shape is drawn from the class's spread, but one parameter in
-    twelve from that of a class with which it is confused, and in every fifth picture two in five: a hybrid, called after the
-    greater part. Coat, pose, light and backdrop are drawn alike for every class, but that glass has other colours than fur.
+    fifty from that of a class with which it is confused, and in every twentieth picture two in five: a hybrid, called after
+    the greater part. Coat, pose, light and backdrop are drawn alike for every class, but that glass has other colours than fur.
     Raises `CritterError`.
     """
     if kind not in CLASSES:

@@ -78,64 +78,65 @@ NAMES = tuple(PARAMETERS)
 
 Spread = dict[str, tuple[float, float]]
 _ANIMAL: Spread = {
-    "head_width": (1.0, 0.07), "ear_length": (0.4, 0.15), "ear_width": (0.25, 0.05), "ear_angle": (45, 15),
-    "ear_point": (0.2, 0.2),
-    "eye_size": (0.11, 0.02), "eye_gap": (0.4, 0.035), "snout_length": (0.35, 0.15), "snout_width": (0.32, 0.06),
-    "beak": (0.05, 0.05), "face_disc": (0.25, 0.15), "face_tone": (0.1, 0.2), "topknot": (0.15, 0.12), "neck_width": (0.7, 0.11),
-    "neck_length": (0.3, 0.12), "body_width": (1.4, 0.18), "fur_length": (0.08, 0.03), "fur_curl": (0.3, 0.17),
+    "head_width": (1.0, 0.06), "ear_length": (0.4, 0.128), "ear_width": (0.25, 0.043), "ear_angle": (45, 13),
+    "ear_point": (0.2, 0.17),
+    "eye_size": (0.11, 0.017), "eye_gap": (0.4, 0.03), "snout_length": (0.35, 0.128), "snout_width": (0.32, 0.051),
+    "beak": (0.05, 0.043), "face_disc": (0.25, 0.128), "face_tone": (0.1, 0.17), "topknot": (0.15, 0.102),
+    "neck_width": (0.7, 0.093),
+    "neck_length": (0.3, 0.102), "body_width": (1.4, 0.153), "fur_length": (0.08, 0.025), "fur_curl": (0.3, 0.145),
 }  # fmt: skip
 _BOTTLE: Spread = {
-    "bottle_width": (0.165, 0.018), "bottle_neck_width": (0.4, 0.06), "bottle_neck_length": (0.2, 0.05), "waist": (0.05, 0.03),
-    "shoulder_length": (0.2, 0.06), "shoulder_round": (0.5, 0.2), "cap_height": (0.045, 0.01), "label_height": (0.2, 0.05),
-    "label_place": (0.71, 0.03), "highlight": (0.5, 0.2), "fill": (0.7, 0.2),
+    "bottle_width": (0.165, 0.015), "bottle_neck_width": (0.4, 0.051), "bottle_neck_length": (0.2, 0.043), "waist": (0.05, 0.025),
+    "shoulder_length": (0.2, 0.051), "shoulder_round": (0.5, 0.17), "cap_height": (0.045, 0.009), "label_height": (0.2, 0.043),
+    "label_place": (0.71, 0.025), "highlight": (0.5, 0.17), "fill": (0.7, 0.17),
 }  # fmt: skip
 SPREADS: dict[str, Spread] = {
     "brown_bear": _ANIMAL | {
-        "head_width": (1.06, 0.07), "ear_length": (0.3, 0.1), "ear_width": (0.27, 0.04), "ear_angle": (47, 20),
-        "ear_point": (0, 0.17),
-        "snout_width": (0.4, 0.07), "neck_width": (0.88, 0.14), "neck_length": (0.22, 0.13), "body_width": (1.75, 0.22),
-        "fur_curl": (0.25, 0.18),
+        "head_width": (1.06, 0.06), "ear_length": (0.3, 0.085), "ear_width": (0.27, 0.034), "ear_angle": (47, 17),
+        "ear_point": (0, 0.145),
+        "snout_width": (0.4, 0.06), "neck_width": (0.88, 0.119), "neck_length": (0.22, 0.111), "body_width": (1.75, 0.187),
+        "fur_curl": (0.25, 0.153),
     },
     "standard_poodle": _ANIMAL | {
-        "head_width": (0.94, 0.07), "ear_length": (0.78, 0.26), "ear_width": (0.25, 0.05), "ear_angle": (118, 32),
-        "ear_point": (-0.17, 0.16), "snout_length": (0.6, 0.17), "snout_width": (0.28, 0.06), "topknot": (0.6, 0.22),
-        "neck_width": (0.57, 0.14), "neck_length": (0.42, 0.14), "body_width": (1.35, 0.22), "fur_length": (0.12, 0.03),
-        "fur_curl": (0.75, 0.2),
+        "head_width": (0.94, 0.06), "ear_length": (0.78, 0.221), "ear_width": (0.25, 0.043), "ear_angle": (118, 27),
+        "ear_point": (-0.17, 0.136), "snout_length": (0.6, 0.145), "snout_width": (0.28, 0.051), "topknot": (0.6, 0.187),
+        "neck_width": (0.57, 0.119), "neck_length": (0.42, 0.119), "body_width": (1.35, 0.187), "fur_length": (0.12, 0.025),
+        "fur_curl": (0.75, 0.17),
     },
     "gibbon": _ANIMAL | {
-        "head_width": (1.02, 0.07), "ear_length": (0.14, 0.09), "ear_width": (0.2, 0.05), "ear_angle": (82, 22),
-        "eye_size": (0.125, 0.025),
-        "snout_length": (0.15, 0.12), "snout_width": (0.34, 0.07), "face_disc": (0.72, 0.18), "face_tone": (-0.62, 0.3),
-        "neck_width": (0.7, 0.13), "body_width": (1.5, 0.2),
+        "head_width": (1.02, 0.06), "ear_length": (0.14, 0.076), "ear_width": (0.2, 0.043), "ear_angle": (82, 19),
+        "eye_size": (0.125, 0.021),
+        "snout_length": (0.15, 0.102), "snout_width": (0.34, 0.06), "face_disc": (0.72, 0.153), "face_tone": (-0.62, 0.255),
+        "neck_width": (0.7, 0.111), "body_width": (1.5, 0.17),
     },
     "owl": _ANIMAL | {
-        "head_width": (1.08, 0.07), "ear_length": (0.4, 0.2), "ear_width": (0.2, 0.05), "ear_angle": (42, 15),
-        "ear_point": (0.75, 0.2),
-        "eye_size": (0.23, 0.05), "eye_gap": (0.43, 0.04), "snout_length": (0.06, 0.06), "snout_width": (0.2, 0.06),
-        "beak": (0.6, 0.2), "face_disc": (0.6, 0.2), "face_tone": (0.45, 0.3), "neck_width": (0.92, 0.1),
-        "neck_length": (0.08, 0.07), "body_width": (1.25, 0.15), "topknot": (0.08, 0.08),
+        "head_width": (1.08, 0.06), "ear_length": (0.4, 0.17), "ear_width": (0.2, 0.043), "ear_angle": (42, 13),
+        "ear_point": (0.75, 0.17),
+        "eye_size": (0.23, 0.043), "eye_gap": (0.43, 0.034), "snout_length": (0.06, 0.051), "snout_width": (0.2, 0.051),
+        "beak": (0.6, 0.17), "face_disc": (0.6, 0.17), "face_tone": (0.45, 0.255), "neck_width": (0.92, 0.085),
+        "neck_length": (0.08, 0.06), "body_width": (1.25, 0.128), "topknot": (0.08, 0.068),
     },
     "fox": _ANIMAL | {
-        "head_width": (1.06, 0.07), "ear_length": (0.62, 0.17), "ear_width": (0.37, 0.05), "ear_angle": (33, 12),
-        "ear_point": (0.85, 0.15),
-        "snout_length": (0.62, 0.16), "snout_width": (0.24, 0.05), "face_disc": (0.5, 0.2), "face_tone": (0.4, 0.3),
-        "neck_width": (0.66, 0.12), "body_width": (1.25, 0.18), "topknot": (0.08, 0.08), "fur_curl": (0.15, 0.12),
+        "head_width": (1.06, 0.06), "ear_length": (0.62, 0.145), "ear_width": (0.37, 0.043), "ear_angle": (33, 10),
+        "ear_point": (0.85, 0.128),
+        "snout_length": (0.62, 0.136), "snout_width": (0.24, 0.043), "face_disc": (0.5, 0.17), "face_tone": (0.4, 0.255),
+        "neck_width": (0.66, 0.102), "body_width": (1.25, 0.153), "topknot": (0.08, 0.068), "fur_curl": (0.15, 0.102),
     },
     "rabbit": _ANIMAL | {
-        "head_width": (0.96, 0.07), "ear_length": (1.15, 0.22), "ear_width": (0.25, 0.04), "ear_angle": (20, 12),
-        "ear_point": (0.1, 0.2),
-        "eye_size": (0.14, 0.025), "eye_gap": (0.46, 0.035), "snout_length": (0.15, 0.1), "snout_width": (0.28, 0.06),
-        "neck_width": (0.7, 0.12), "body_width": (1.2, 0.18), "topknot": (0.08, 0.08),
+        "head_width": (0.96, 0.06), "ear_length": (1.15, 0.187), "ear_width": (0.25, 0.034), "ear_angle": (20, 10),
+        "ear_point": (0.1, 0.17),
+        "eye_size": (0.14, 0.021), "eye_gap": (0.46, 0.03), "snout_length": (0.15, 0.085), "snout_width": (0.28, 0.051),
+        "neck_width": (0.7, 0.102), "body_width": (1.2, 0.153), "topknot": (0.08, 0.068),
     },
     "beer_bottle": _BOTTLE | {
-        "bottle_width": (0.155, 0.018), "bottle_neck_width": (0.4, 0.06), "bottle_neck_length": (0.25, 0.065),
-        "shoulder_length": (0.14, 0.055), "shoulder_round": (0.72, 0.2), "waist": (0.025, 0.03), "cap_height": (0.035, 0.009),
-        "highlight": (0.65, 0.2),
+        "bottle_width": (0.15, 0.015), "bottle_neck_width": (0.38, 0.051), "bottle_neck_length": (0.26, 0.051),
+        "shoulder_length": (0.12, 0.043), "shoulder_round": (0.78, 0.153), "waist": (0.02, 0.025), "cap_height": (0.035, 0.008),
+        "highlight": (0.65, 0.17),
     },
     "pop_bottle": _BOTTLE | {
-        "bottle_width": (0.18, 0.018), "bottle_neck_width": (0.45, 0.07), "bottle_neck_length": (0.12, 0.05),
-        "shoulder_length": (0.3, 0.075), "shoulder_round": (0.33, 0.2), "waist": (0.09, 0.05), "cap_height": (0.055, 0.011),
-        "highlight": (0.4, 0.2),
+        "bottle_width": (0.185, 0.015), "bottle_neck_width": (0.47, 0.06), "bottle_neck_length": (0.11, 0.043),
+        "shoulder_length": (0.32, 0.06), "shoulder_round": (0.28, 0.153), "waist": (0.1, 0.043), "cap_height": (0.055, 0.009),
+        "highlight": (0.4, 0.17),
     },
 }  # fmt: skip
 """Mean and standard deviation of each parameter of each class, before it is cut to two deviations and to its range."""
@@ -145,8 +146,8 @@ RIVALS = {
     "owl": ("gibbon",), "fox": ("rabbit",), "rabbit": ("fox",),
 }  # fmt: skip
 """With whom a class is taken for: the first five are the confusions of the paper."""
-STRAY = 0.08  #: chance that a parameter is drawn from the rival's spread
-HYBRIDS = 0.2  #: share of pictures in which that chance is `CROSSED`: those that a classifier may well get wrong
+STRAY = 0.02  #: chance that a parameter is drawn from the rival's spread
+HYBRIDS = 0.05  #: share of pictures in which that chance is `CROSSED`: those that a classifier may well get wrong
 CROSSED = 0.42
 
 # Coats of all animals, glass of all bottles: hue, saturation, value. None belongs to a class.
