@@ -173,6 +173,22 @@ def test_a_parameter_changes_its_part_and_no_other(kind: str, name: str, value: 
     assert one == plain(kind)  # nothing was changed in place
 
 
+def test_a_number_is_filed_under_a_part_that_it_changes() -> None:
+    """Drawn at both ends of its class's spread, the mask of the part or the pixels in it differ."""
+    for name, part in critters.PART_OF.items():
+        for kind in ("fox", "rabbit", "gibbon", "standard_poodle", "beer_bottle"):
+            if name in SPREADS[kind]:
+                mean, deviation = SPREADS[kind][name]
+                low, high = (min(max(mean + s * deviation, PARAMETERS[name].low), PARAMETERS[name].high) for s in (-2, 2))
+                one, other = (plain(kind, **{name: value}).draw(128) for value in (low, high))
+                seen = one.parts[part] | other.parts[part]
+                if seen.any() and (one.pixels != other.pixels)[seen].any():
+                    break
+        else:
+            raise AssertionError(f"{name} does not change {part}")
+    assert {name for name in SPREADS["owl"] if name not in critters.PART_OF} == {"fur_length", "fur_curl"}
+
+
 def test_light_and_coat_leave_the_masks() -> None:
     one = critter("gibbon", 2)
     for change in ({"light_angle": -60}, {"exposure": 1.3}, {"hue": 200}, {"grain": 0.05}, {"contrast": 0.1}, {"warmth": 0.1}):

@@ -22,15 +22,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from xai_lib.critters.parameters import NAMES, PARAMETERS, SPREADS, Parameter, random_parameters, row
+from xai_lib.critters.parameters import NAMES, PARAMETERS, PART_OF, SPREADS, Parameter, random_parameters, row
 from xai_lib.errors import XaiError, nearest, whole
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
-    "CLASSES", "CREDIT", "NAMES", "PARAMETERS", "PARTS", "Batch", "Critter", "CritterError", "Drawing", "Parameter",
-    "batch", "check", "critter",
+    "CLASSES", "CREDIT", "NAMES", "PARAMETERS", "PARTS", "PART_OF", "SPREADS", "Batch", "Critter", "CritterError", "Drawing",
+    "Parameter", "batch", "check", "critter",
 ]  # fmt: skip
 
 CLASSES = tuple(SPREADS)

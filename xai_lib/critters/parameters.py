@@ -76,6 +76,15 @@ PARAMETERS: dict[str, Parameter] = {
 NAMES = tuple(PARAMETERS)
 """The columns of `Batch.parameters`."""
 
+_PARTS = (
+    ("ear_", "ears"), ("eye_", "eyes"), ("snout_", "snout"), ("beak", "beak"), ("face_", "face"), ("topknot", "topknot"),
+    ("neck_", "neck"), ("body_width", "body"), ("head_width", "head"),
+    ("bottle_neck_", "bottle_neck"), ("shoulder_", "shoulder"), ("cap_", "cap"), ("label_", "label"),
+    ("highlight", "highlight"), ("bottle_width", "glass"), ("waist", "glass"), ("fill", "glass"),
+)  # fmt: skip
+PART_OF = {name: part for name in PARAMETERS for start, part in _PARTS if name.startswith(start)}
+"""The part of the picture that a number of the shape changes; those of fur, coat, pose and light change no single one."""
+
 Spread = dict[str, tuple[float, float]]
 _ANIMAL: Spread = {
     "head_width": (1.0, 0.06), "ear_length": (0.4, 0.128), "ear_width": (0.25, 0.043), "ear_angle": (45, 13),
