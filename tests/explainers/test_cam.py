@@ -196,7 +196,7 @@ def test_score_cam_on_the_real_network_with_a_layer_of_few_units(real: tuple[Cla
         wanted = theirs(ScoreCAM, classifier, pixels[:1], "blocks.1", 282)
     assert close(found[:1], wanted, 1e-3) and not close(found[1:], wanted, 1e-3)
     signed = cam.score_cam(classifier, pixels[0], torch.tensor([282]), cam.Settings("blocks.1"), relu=False)
-    assert float(signed.min()) < 0 and torch.equal(signed.relu(), found[:1])
+    assert float(signed.min()) < 0 and close(signed.relu(), found[:1], 1e-3)  # one class a call, and two: other rounding
 
 
 def test_units_that_are_constant_are_sent_once_and_counted_once() -> None:
