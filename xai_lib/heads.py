@@ -69,13 +69,15 @@ def head_of(network: nn.Module) -> str:
     return names[-1]
 
 
-def write(network: nn.Module, about: About, file: str | Path) -> Path:
-    """The network's tensors, or its head's, with `about`; written whole or not at all."""
+def write(network: nn.Module, about: About, file: str | Path, half: bool = False) -> Path:
+    """The network's tensors, or its head's, with `about`; written whole or not at all. `half`: floats in half precision."""
     from safetensors.torch import save_file
 
     path, prefix = Path(file), head_of(network) + "."
     kept = {k: v for k, v in network.state_dict().items() if about.part == "all" or k.startswith(prefix)}
     state = {k: v.detach().cpu().contiguous() for k, v in kept.items()}
+    if half:
+        state = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:

@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 from xai_lib.errors import XaiError
 
+EMBEDDED = Path(__file__).resolve().parents[1] / "data" / "embedded"
+"""Small weights that this project trained itself, each with its model card."""
+
 
 class WeightsError(XaiError):
     """Weights that are missing, damaged, unsafe to read, or made for another network.

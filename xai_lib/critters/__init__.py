@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from xai_lib.critters.ceiling import ceiling
 from xai_lib.critters.parameters import NAMES, PARAMETERS, PART_OF, SPREADS, Parameter, random_parameters, row
 from xai_lib.errors import XaiError, nearest, whole
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CLASSES", "CREDIT", "NAMES", "PARAMETERS", "PARTS", "PART_OF", "SPREADS", "Batch", "Critter", "CritterError", "Drawing",
-    "Parameter", "batch", "check", "critter",
+    "Parameter", "batch", "ceiling", "check", "critter", "table",
 ]  # fmt: skip
 
 CLASSES = tuple(SPREADS)
@@ -158,10 +159,15 @@ def batch(
     many = [one if isinstance(one, Critter) else critter(_kind(one), index, seed) for one, index in named]
     if len(many) != len(kinds):
         raise CritterError(f"batch: {len(kinds)} kinds, but only {len(many)} indices")
-    table = np.array([row(one.parameters) for one in many], np.float32).reshape(-1, len(NAMES))
-    pictures, parts = paint(table, [one.backdrop for one in many], size)
+    numbers = table(many)
+    pictures, parts = paint(numbers, [one.backdrop for one in many], size)
     labels = torch.tensor([CLASSES.index(one.kind) for one in many], dtype=torch.int64)
-    return Batch(pictures.float().div_(255), labels, torch.from_numpy(table), parts)
+    return Batch(pictures.float().div_(255), labels, torch.from_numpy(numbers), parts)
+
+
+def table(many: Iterable[Critter]) -> np.ndarray:
+    """The numbers of many critters, `(N, P)` float32 as in `Batch.parameters`, without drawing them."""
+    return np.array([row(one.parameters) for one in many], np.float32).reshape(-1, len(NAMES))
 
 
 def _kind(kind: object) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -42,6 +43,7 @@ class Recipe:
     class_weights: bool = False  #: True: a class counts inversely to its size
     patience: int = 0  #: epochs without a lower validation loss before it stops; 0: never
     minutes: float = 0.0  #: no further epoch once they are over; 0: no limit
+    one_cycle: bool = False  #: the rate rises over the first tenth of all steps, then falls to 0 along half a cosine
     seed: int = 0  #: of the order of samples, and of dropout
 
     def __post_init__(self) -> None:
@@ -157,7 +159,7 @@ def train(
 class _Loop:
     def __init__(self, network: nn.Module, sets: Mapping[str, Samples], recipe: Recipe, checkpoint: Path | None) -> None:
         self.network, self.sets, self.recipe, self.checkpoint = network, sets, recipe, checkpoint
-        self.epoch, self.seconds = 0, 0.0
+        self.epoch, self.step, self.seconds = 0, 0, 0.0
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, tuple[int, State]] = {}
         trained = [p for p in network.parameters() if p.requires_grad]
@@ -202,13 +204,22 @@ class _Loop:
             loss = F.cross_entropy(logits, y, self.weights)
             if not bool(loss.isfinite()):
                 raise TrainingError(f"the loss is {loss.item()} in epoch {self.epoch + 1}; take a smaller learning_rate")
+            self._set_rate()
             self.optimiser.zero_grad()
             loss.backward()
             self.optimiser.step()
+            self.step += 1
             total, right, seen = total + float(loss.detach()) * len(y), right + int((logits.argmax(1) == y).sum()), seen + len(y)
             bar.update()
             bar.set_postfix_str(f"epoch {self.epoch + 1} loss {total / seen:.3f} accuracy {right / seen:.3f}", refresh=False)
         return total / seen, right / seen
+
+    def _set_rate(self) -> None:
+        if self.recipe.one_cycle:
+            part = self.step / (self.recipe.epochs * -(-len(self.sets["train"]) // self.recipe.batch))
+            shape = part / 0.1 if part < 0.1 else (1 + math.cos(math.pi * (part - 0.1) / 0.9)) / 2
+            for group in self.optimiser.param_groups:
+                group["lr"] = self.recipe.learning_rate * max(shape, 1e-3)
 
     def _batches(self, order: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         device = _device(self.network)
@@ -229,7 +240,8 @@ class _Loop:
         self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
         beside = self.checkpoint.with_name(f"{self.checkpoint.name}.{os.getpid()}")
         torch.save({
-            "key": self.key, "epoch": self.epoch, "seconds": self.seconds, "history": self.history, "best": self.best,
+            "key": self.key, "epoch": self.epoch, "step": self.step, "seconds": self.seconds,
+            "history": self.history, "best": self.best,
             "network": self.network.state_dict(), "optimiser": self.optimiser.state_dict(),
         }, beside)  # fmt: skip
         beside.replace(self.checkpoint)
@@ -245,7 +257,8 @@ class _Loop:
             raise TrainingError(f"checkpoint {self.checkpoint} cannot be read ({reason}); remove it to begin anew") from None
         if key != self.key:
             raise TrainingError(f"checkpoint {self.checkpoint} belongs to another training (samples, weights, recipe); remove it")
-        self.epoch, self.seconds, self.history, self.best = (found[k] for k in ("epoch", "seconds", "history", "best"))
+        self.epoch, self.step, self.seconds = (found[k] for k in ("epoch", "step", "seconds"))
+        self.history, self.best = found["history"], found["best"]
         self.network.load_state_dict(found["network"])
         self.optimiser.load_state_dict(found["optimiser"])
 
@@ -259,9 +272,9 @@ def _copied(state: Mapping[str, Tensor]) -> State:
 
 
 def _key(network: nn.Module, sets: Mapping[str, Samples], recipe: Recipe) -> str:
-    """A checksum of what the outcome depends on; time and patience only say when it ends, and epochs too."""
+    """A checksum of what the outcome depends on; time and patience only say when it ends, as do epochs at a constant rate."""
     said = dataclasses.asdict(recipe)
-    for when in ("epochs", "patience", "minutes"):
+    for when in ("patience", "minutes", *(() if recipe.one_cycle else ("epochs",))):
         said.pop(when)
     digest = hashlib.blake2b(json.dumps(said, sort_keys=True).encode(), digest_size=16)
     tensors = [*network.state_dict().items()]

@@ -129,11 +129,14 @@ def load(file: str | Path, class_names: Sequence[str]) -> Classifier:
     return classifier
 
 
-def save(classifier: Classifier, file: str | Path, part: heads.Part = "head", source: str = "", licence: str = "unknown") -> Path:
+def save(
+    classifier: Classifier, file: str | Path, part: heads.Part = "head", source: str = "", licence: str = "unknown",
+    half: bool = False,
+) -> Path:  # fmt: skip
     """Keep a trained classifier as safetensors with its preprocessing and class names: `classifiers.load(file)` has it back.
 
     `part`: the last layer alone ("head"; the rest must be the named network's own weights) or everything ("all"). `source`:
-    data and training, in words.
+    data and training, in words. `half`: in half precision, for a network that is to stay small.
     """
     names = tuple(classifier.class_name(i) for i in range(classifier.classes))
     view = classifier.view
@@ -141,4 +144,4 @@ def save(classifier: Classifier, file: str | Path, part: heads.Part = "head", so
         classifier.name, part, names, tuple(classifier.mean.flatten().tolist()), tuple(classifier.std.flatten().tolist()),
         (view.size, view.resize, view.interpolation, view.squash), source, licence,
     )  # fmt: skip
-    return heads.write(classifier.network, about, file)
+    return heads.write(classifier.network, about, file, half)
