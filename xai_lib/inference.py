@@ -58,7 +58,7 @@ class FastNetwork:
     def __init__(self, classifier: Classifier, plan: Plan) -> None:
         self.plan = plan
         self.dtype = getattr(torch, plan.dtype)
-        network = _folded(classifier).to(self.dtype)
+        network = folded(classifier).to(self.dtype)
         self.network = network.to(memory_format=torch.channels_last)
 
     @torch.inference_mode()
@@ -87,7 +87,7 @@ def fast_network(classifier: Classifier, plan: Plan | None = None) -> FastNetwor
 
 
 @torch.no_grad()
-def _folded(classifier: Classifier) -> nn.Module:
+def folded(classifier: Classifier) -> nn.Module:
     """A copy whose batch norms are folded into the convolution that feeds them, where one does, in evaluation mode.
 
     Which convolution feeds which norm is seen in a trial run (registration order lies, as in DenseNet). A copy that

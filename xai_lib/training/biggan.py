@@ -52,6 +52,8 @@ class Adversaries:
         self.recipe, self.pictures, self.checkpoint = recipe or Recipe(), pictures, checkpoint
         self.generator, self.step = model, 0
         self.discriminator = Discriminator(model.config.num_classes, seed=self.recipe.seed)
+        for network in (self.generator, self.discriminator):
+            network.to(memory_format=torch.channels_last)  # a step takes a third less on a processor
         self.average = copy.deepcopy(model).requires_grad_(False)
         betas = (0.0, 0.999)
         self.of_g = torch.optim.Adam(self.generator.parameters(), self.recipe.generator_rate, betas, eps=1e-6)

@@ -19,10 +19,12 @@ from xai_lib.errors import nearest
 from xai_lib.images import View
 from xai_lib.metrics import intervals
 from xai_lib.training import card, plan
+from xai_lib.training.embedded_generator import train_generator
 from xai_lib.training.loop import Recipe, Samples, TrainingError, evaluate, train
 from xai_lib.training.transfer import save
 from xai_lib.weights import EMBEDDED
 
+GENERATOR = "critters_biggan"
 COUNTS = {"train": 40_000, "validation": 2_000, "test": 8_000}
 RECIPE = Recipe(epochs=10, batch=64, learning_rate=3e-3, weight_decay=0.05, one_cycle=True)
 _AUTHORS = {
@@ -113,9 +115,9 @@ def main(
     work: Annotated[Path, typer.Option(help="Folder of drawn sets and checkpoints.")] = Path("build/embedded"),
     folder: Annotated[Path, typer.Option(help="Where weights and cards go.", show_default="data/embedded")] = EMBEDDED,
 ) -> None:
-    """Train the embedded networks."""
-    for name in names or list(small_networks.BUILDERS):
-        print(train_classifier(name, folder, work))
+    """Train the embedded networks: classifiers by name, and `generator`, which needs critters_vgg19 to be measured by."""
+    for name in names or [*small_networks.BUILDERS, "generator"]:
+        print(train_generator(folder / GENERATOR, work) if name == "generator" else train_classifier(name, folder, work))
 
 
 if __name__ == "__main__":

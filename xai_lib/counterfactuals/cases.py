@@ -1,0 +1,93 @@
+"""The mistakes of a classifier, and what the search needs of each: features, class vectors, a method for relevance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from xai_lib import explainers
+from xai_lib.classifiers import Classifier
+from xai_lib.explanation import Explainer, left_as_it_was
+from xai_lib.generators import Generator, GeneratorError
+from xai_lib.relevance import UnsupportedNetwork
+
+
+class Mistake(NamedTuple):
+    """A misclassified picture: its place, its class, and the class that it was taken for, with the probability of that."""
+
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody looks for here
+    true: int
+    predicted: int
+    probability: float
+
+
+@torch.no_grad()
+def find_misclassified(classifier: Classifier, images: Tensor, labels: Sequence[int] | Tensor, batch: int = 64) -> list[Mistake]:
+    """The pictures `(N, 3, H, W)` in 0..1 that the classifier does not take for their label, in order."""
+    wanted = torch.as_tensor(labels)
+    if len(wanted) != len(images):
+        raise GeneratorError(f"find_misclassified: {len(images)} pictures, but {len(wanted)} labels")
+    with left_as_it_was(classifier):
+        found = [classifier.probabilities(part.to(classifier.device)).max(1) for part in images.split(batch)]
+    probability, named = (torch.cat([part[k].cpu() for part in found]) for k in range(2))
+    return [
+        Mistake(i, int(wanted[i]), int(named[i]), float(probability[i])) for i in (named != wanted).nonzero()[:, 0].tolist()
+    ]
+
+
+def class_vectors(
+    classifier: Classifier, image: Tensor, true: int, predicted: int, generator: Generator
+) -> dict[str, Tensor]:
+    """The three class vectors of the paper, `(1, classes)` each: "correct", "wrong", and "softmax", the "vector between".
+
+    The softmax is the classifier's of `image` `(1, 3, H, W)`, all classes as they are. Raises `GeneratorError` where generator
+    and classifier know different numbers of classes.
+    """
+    if classifier.classes != generator.classes:
+        raise GeneratorError(
+            f"{generator.name} makes {generator.classes} classes, {classifier.name} knows {classifier.classes}: take a pair that "
+            "was made on the same classes"
+        )
+    with left_as_it_was(classifier):
+        softmax = classifier.probabilities(image.to(classifier.device))
+    one_hot = F.one_hot(torch.tensor([true, predicted]), classifier.classes).float().to(softmax)
+    return {"correct": one_hot[:1], "wrong": one_hot[1:], "softmax": softmax}
+
+
+def resized(classifier: Classifier, images: Tensor) -> Tensor:
+    """Generated pictures at the classifier's size, bilinear with antialias (our choice; the paper says nothing)."""
+    size = classifier.view.size
+    if images.shape[-2:] == (size, size):
+        return images
+    return F.interpolate(images, size=(size, size), mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)
+
+
+def features(classifier: Classifier, images: Tensor) -> Tensor:
+    """The last features before the classifier's dense part, `(N, C, h, w)`, of pictures in 0..1: 7x7x512 on VGG-19 (paper).
+
+    Gradients reach the pictures. `Features` is the same, faster, for many calls.
+    """
+    found: list[Tensor] = []
+    hook = classifier.layer(classifier.feature_layer).register_forward_hook(lambda _m, _i, out: found.append(out))
+    try:
+        classifier(resized(classifier, images))
+    finally:
+        hook.remove()
+    return found[-1]
+
+
+def relevance_method(classifier: Classifier) -> tuple[Explainer, str]:
+    """RAP where the network allows it (VGG, ResNet), else LRP in the usual composite, which conserves as well; with its name."""
+    size = classifier.view.size
+    probe = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0)).to(classifier.device)
+    try:
+        explainers.get("rap").explain(classifier, probe, targets=0)
+    except UnsupportedNetwork:
+        return explainers.get("lrp"), "LRP (ε in dense layers, z⁺ in convolutions)"
+    return explainers.get("rap"), "RAP"
+
+
