@@ -107,7 +107,7 @@ def test_a_transition_is_a_straight_line_with_both_ends() -> None:
     [
         ([0.1, 0.3, 0.7, 0.9], [1.5]), ([0.1, 0.4, 0.8], [1.25]), ([0.1, 0.2], []), ([0.1, 0.9, 0.1], [0.5, 1.5]),
         ([0.1, 0.5, 0.9], [1.0]),
-    ],  # fmt: skip
+    ],
 )
 def test_crossings_by_hand(correct: list[float], wanted: list[float]) -> None:
     one = torch.tensor(correct)

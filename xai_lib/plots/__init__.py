@@ -29,6 +29,17 @@ from xai_lib.plots.brain import (
     training_curves,
     with_outlines,
 )
+from xai_lib.plots.counterfactuals import (
+    Shown,
+    Way,
+    confidences,
+    cosine_distribution,
+    pictures_over_maps,
+    search_curves,
+    search_outline,
+    transition_outline,
+)
+from xai_lib.plots.critters import interventions, part_strengths, two_sheets
 from xai_lib.plots.elime import costs, curves, encoding, features, framework, gains, sizes, stages, superpixels
 from xai_lib.plots.evo_lrp import by_depth, convergence, front, metric_bars, relevance_rows
 from xai_lib.plots.explorer import exploration, gradient, outlined, over, scale
@@ -68,6 +79,9 @@ __all__ = [
     # XAI framework
     "layer_blocks", "weighted_units", "bias_account", "gradient_paths", "one_map", "with_outlines", "size_leak",
     "training_curves", "accuracies", "confusions", "method_scores", "auc_bars", "mean_maps",
+    # counterfactuals and critters
+    "Shown", "Way", "pictures_over_maps", "search_outline", "transition_outline", "search_curves", "cosine_distribution",
+    "confidences", "two_sheets", "interventions", "part_strengths",
     # leaks
     "copies", "shortcuts",
     # explorer

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
+from xai_lib.plots.diagrams import arrow, box
 from xai_lib.plots.pictures import limit_of, show, show_map
 from xai_lib.plots.style import PAGE, SIGNED, UNSIGNED, Array, as_array, canvas, pixels, styled
 
@@ -126,27 +126,16 @@ def xai_pipeline(picture: str, network: str, methods: Sequence[tuple[str, str, s
     axes = grid[0, 0]
     axes.set(xlim=(-0.005, 1.005), ylim=(0, 1))
     axes.set_axis_off()
-    _box(axes, 0.0, 0.36, 0.13, 0.28, picture, "#F3EFE4")
-    _box(axes, 0.18, 0.32, 0.2, 0.36, network, "#E8F0F8")
-    _arrow(axes, (0.13, 0.5), (0.18, 0.5))
+    box(axes, 0.0, 0.36, 0.13, 0.28, picture, "#F3EFE4")
+    box(axes, 0.18, 0.32, 0.2, 0.36, network, "#E8F0F8")
+    arrow(axes, (0.13, 0.5), (0.18, 0.5))
     height = 0.78 / n
     for i, (name, looks, gives) in enumerate(methods):
         y = 1 - (i + 1) / n + (1 / n - height) / 2
         refused = gives == "refused"
-        _box(axes, 0.45, y, 0.36, height, f"{name}\n{textwrap.fill(looks, 44, max_lines=2)}" if refused else f"{name}\n{looks}",
+        box(axes, 0.45, y, 0.36, height, f"{name}\n{textwrap.fill(looks, 44, max_lines=2)}" if refused else f"{name}\n{looks}",
              "#F6E6E6" if refused else "#E9F3EA")  # fmt: skip
-        _box(axes, 0.87, y, 0.13, height, gives, "#F3EFE4")
-        _arrow(axes, (0.38, 0.5), (0.45, y + height / 2))
-        _arrow(axes, (0.81, y + height / 2), (0.87, y + height / 2))
+        box(axes, 0.87, y, 0.13, height, gives, "#F3EFE4")
+        arrow(axes, (0.38, 0.5), (0.45, y + height / 2))
+        arrow(axes, (0.81, y + height / 2), (0.87, y + height / 2))
     return figure
-
-
-def _box(axes: Axes, x: float, y: float, width: float, height: float, text: str, colour: str) -> None:
-    look: dict[str, Any] = {"boxstyle": "round,pad=0,rounding_size=0.012", "facecolor": colour, "edgecolor": "0.35"}
-    axes.add_patch(FancyBboxPatch((x, y), width, height, linewidth=0.8, **look))
-    axes.text(x + width / 2, y + height / 2, text, ha="center", va="center", fontsize=7, linespacing=1.35)
-
-
-def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
-    look: dict[str, Any] = {"arrowstyle": "-|>", "mutation_scale": 8, "shrinkA": 0, "shrinkB": 0}
-    axes.add_patch(FancyArrowPatch(start, end, color="0.35", linewidth=0.9, **look))
