@@ -129,7 +129,7 @@ def search_curves(curves: Mapping[str, Array]) -> Figure:
         axes.plot(at, mean, color=colour, label=name)
         axes.fill_between(at, mean - spread, mean + spread, color=colour, alpha=0.15, linewidth=0)
     axes.set(xlabel="update", ylabel="cosine of features", xlim=(0, None))
-    axes.legend(loc="lower right", title="optimiser, learning rate", title_fontsize=8)
+    axes.legend(loc="best", title="optimiser, learning rate", title_fontsize=8)
     return figure
 
 

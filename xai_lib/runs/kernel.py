@@ -106,7 +106,7 @@ async def run_cells(
             raise Stopped(stopped[0]) from None
         finally:
             watching.cancel()
-            await _end(client, kernel, gently=bool(stopped))
+            await end(client, kernel, gently=bool(stopped))
 
 
 async def _watch(kernel: PrivateKernel) -> None:
@@ -178,7 +178,7 @@ async def _run_cell(
         cell.execution_count = None  # so that the others have the numbers they have in JupyterLab
 
 
-async def _end(client: BoundedClient, kernel: PrivateKernel, gently: bool) -> None:
+async def end(client: BoundedClient, kernel: PrivateKernel, gently: bool) -> None:
     """End the kernel and what it started; `gently` interrupts it first, so that its cell can clean up."""
     if gently and kernel.has_kernel:
         kernel.end(signal.SIGINT)
