@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import matplotlib.pyplot as plt
 import pytest
 from nbformat import NotebookNode
 
@@ -40,6 +41,7 @@ def lost(name: str, answers: dict[str, str] | None = None, solved: bool = True) 
                     found[told["grade_id"]] = reason(type(error).__name__, str(error))
                 elif solved:
                     raise
+        plt.close("all")
     return found
 
 
