@@ -29,7 +29,7 @@ def lost(name: str, answers: dict[str, str] | None = None, solved: bool = True) 
     with mpl.rc_context({"backend": "agg"}):
         for cell in source(name).cells:
             told = cell.metadata.get("nbgrader", {})
-            if cell.cell_type != "code":
+            if cell.cell_type != "code" or (answers and "plt.subplots" in cell.source):  # figures take half of the time
                 continue
             code = (answers or {}).get(told.get("grade_id", ""), cell.source)
             if not solved and told.get("solution") and "### BEGIN SOLUTION" in code:
