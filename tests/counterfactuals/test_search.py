@@ -85,7 +85,7 @@ def test_pictures_cosines_and_classes_are_those_of_the_best_z() -> None:
     assert torch.allclose(found.images, made, atol=1 / 255) and found.pictures.dtype == torch.uint8
     assert torch.allclose(found.probabilities, CLASSIFIER.probabilities(made), atol=1e-3)
     assert torch.equal(found.cosines, found.curves.max(1).values) and bool((found.cosines > found.curves[:, 0]).any())
-    again = [float(cosine_of(z, v[None])) for z, v in zip(found.z, found.vectors, strict=True)]
+    again = [float(cosine_of(z, v[None]).detach()) for z, v in zip(found.z, found.vectors, strict=True)]
     assert np.allclose(found.cosines, again, atol=2e-4)
     assert (found.true, found.predicted) == (0, int(CLASSIFIER(PICTURE).argmax()))
     said = {0: "correct", found.predicted: "wrong"}

@@ -5,10 +5,14 @@ No classifier that sees pixels should do better, as those numbers are all in whi
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-from torch import Tensor
 
 from xai_lib.critters.parameters import CROSSED, HYBRIDS, NAMES, RIVALS, SPREADS, STRAY
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _FLOOR = 1e-12  #: density of what a class never draws, so that a stray of the rival outweighs it and nothing is log 0
 
