@@ -105,7 +105,7 @@ def compute_share(generator: Generator, classifier: Classifier, image: Tensor, u
 
 def plain_search(model: Any, classifier: Classifier, image: Tensor, updates: int) -> float:
     """Seconds a search as one would write it: the package's model, all of the classifier, one picture at a time."""
-    layer, seen = classifier.layer(classifier.feature_layer), []
+    layer, seen = classifier.layer(counterfactuals.pooled_layer(classifier)), []
     hook = layer.register_forward_hook(lambda _m, _i, out: seen.append(out.flatten(1)))
     try:
         with torch.no_grad():

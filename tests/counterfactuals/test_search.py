@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tests.counterfactuals import worlds
 from xai_lib import counterfactuals
+from xai_lib.classifiers import ClassifierError
 from xai_lib.counterfactuals import CounterfactualError, Inversion, Settings
 from xai_lib.counterfactuals import search as searching
 from xai_lib.generators import GeneratorError
@@ -63,6 +64,17 @@ def test_the_search_is_that_of_a_second_implementation(way: Any) -> None:
         assert found.kinds[row] == kind and np.allclose(found.curves[row], curve, atol=2e-4)
         best = int(np.argmax(curve))
         assert torch.allclose(found.z[row], tried[best], atol=1e-3) and abs(float(found.cosines[row]) - curve[best]) < 2e-4
+
+
+@pytest.mark.parametrize("layer", ["0", "2"])
+def test_any_layer_can_be_compared(layer: str) -> None:
+    found = search({"correct": VECTORS["correct"]}, layer=layer, updates=2)
+    for picture in (found.images[:1], GENERATOR(found.z[:1], VECTORS["correct"])):
+        own, wanted = (
+            CLASSIFIER.network[: int(layer) + 1](CLASSIFIER.normalise(x)).flatten().detach() for x in (picture, PICTURE)
+        )
+        assert abs(float(torch.cosine_similarity(own, wanted, dim=0)) - float(found.cosines[0])) < 2e-3
+    assert not torch.equal(found.cosines, search({"correct": VECTORS["correct"]}, updates=2).cosines)
 
 
 def test_the_first_step_of_rmsprop_is_ten_times_the_rate_whatever_the_gradient() -> None:
@@ -193,5 +205,7 @@ def test_wrong_input_is_refused() -> None:
         counterfactuals.invert(GENERATOR, CLASSIFIER, PICTURE[0], VECTORS)
     with pytest.raises(CounterfactualError, match="no class vector was given"):
         counterfactuals.invert(GENERATOR, CLASSIFIER, PICTURE, {})
+    with pytest.raises(ClassifierError, match="small has no layer 'features'"):
+        search(layer="features", updates=0)
     with pytest.raises(GeneratorError, match=r"class_vector \(N, 3\)"):
         search({"correct": torch.ones(1, 5)}, updates=0)

@@ -53,7 +53,11 @@ def test_features_are_those_behind_the_last_pooling() -> None:
     image = worlds.picture()
     found = counterfactuals.features(vgg, image)
     assert found.shape == (1, 96, 4, 4)
-    assert torch.allclose(found, vgg.network.features(vgg.normalise(image)), atol=1e-5)  # type: ignore[operator]
+    assert counterfactuals.pooled_layer(vgg) == "features.39" and isinstance(vgg.layer("features.39"), nn.MaxPool2d)
+    assert torch.allclose(found, vgg.network.features[:40](vgg.normalise(image)), atol=1e-5)  # type: ignore[index]
+    assert counterfactuals.features(vgg, image, "features.26").shape == (1, 64, 8, 8)
+    for name, wanted in (("critters_resnet", "layer4"), ("critters_mobilenet", "features")):  # no max pooling near the end
+        assert counterfactuals.pooled_layer(embedded.untrained(name)) == wanted
 
 
 def test_rap_where_it_is_made_for_and_a_conserving_rule_elsewhere() -> None:
@@ -105,7 +109,10 @@ def test_a_transition_is_a_straight_line_with_both_ends() -> None:
 @pytest.mark.parametrize(
     ("correct", "wanted"),
     [
-        ([0.1, 0.3, 0.7, 0.9], [1.5]), ([0.1, 0.4, 0.8], [1.25]), ([0.1, 0.2], []), ([0.1, 0.9, 0.1], [0.5, 1.5]),
+        ([0.1, 0.3, 0.7, 0.9], [1.5]),
+        ([0.1, 0.4, 0.8], [1.25]),
+        ([0.1, 0.2], []),
+        ([0.1, 0.9, 0.1], [0.5, 1.5]),
         ([0.1, 0.5, 0.9], [1.0]),
     ],
 )

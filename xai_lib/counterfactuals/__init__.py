@@ -17,7 +17,14 @@ path = counterfactuals.transition(generator, classifier, start, goal, classes=(0
 ```
 """
 
-from xai_lib.counterfactuals.cases import Mistake, class_vectors, features, find_misclassified, relevance_method
+from xai_lib.counterfactuals.cases import (
+    Mistake,
+    class_vectors,
+    features,
+    find_misclassified,
+    pooled_layer,
+    relevance_method,
+)  # fmt: skip
 from xai_lib.counterfactuals.inversion import Inversion
 from xai_lib.counterfactuals.search import CounterfactualError, Settings, invert
 from xai_lib.counterfactuals.transitions import End, Transition, pick, transition
@@ -25,5 +32,5 @@ from xai_lib.generators import Generator, load_generator, noise
 
 __all__ = [
     "CounterfactualError", "End", "Generator", "Inversion", "Mistake", "Settings", "Transition", "class_vectors", "features",
-    "find_misclassified", "invert", "load_generator", "noise", "pick", "relevance_method", "transition",
+    "find_misclassified", "invert", "load_generator", "noise", "pick", "pooled_layer", "relevance_method", "transition",
 ]  # fmt: skip

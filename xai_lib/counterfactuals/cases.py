@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xai_lib import explainers
@@ -34,14 +34,10 @@ def find_misclassified(classifier: Classifier, images: Tensor, labels: Sequence[
     with left_as_it_was(classifier):
         found = [classifier.probabilities(part.to(classifier.device)).max(1) for part in images.split(batch)]
     probability, named = (torch.cat([part[k].cpu() for part in found]) for k in range(2))
-    return [
-        Mistake(i, int(wanted[i]), int(named[i]), float(probability[i])) for i in (named != wanted).nonzero()[:, 0].tolist()
-    ]
+    return [Mistake(i, int(wanted[i]), int(named[i]), float(probability[i])) for i in (named != wanted).nonzero()[:, 0].tolist()]
 
 
-def class_vectors(
-    classifier: Classifier, image: Tensor, true: int, predicted: int, generator: Generator
-) -> dict[str, Tensor]:
+def class_vectors(classifier: Classifier, image: Tensor, true: int, predicted: int, generator: Generator) -> dict[str, Tensor]:
     """The three class vectors of the paper, `(1, classes)` each: "correct", "wrong", and "softmax", the "vector between".
 
     The softmax is the classifier's of `image` `(1, 3, H, W)`, all classes as they are. Raises `GeneratorError` where generator
@@ -66,13 +62,25 @@ def resized(classifier: Classifier, images: Tensor) -> Tensor:
     return F.interpolate(images, size=(size, size), mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)
 
 
-def features(classifier: Classifier, images: Tensor) -> Tensor:
-    """The last features before the classifier's dense part, `(N, C, h, w)`, of pictures in 0..1: 7x7x512 on VGG-19 (paper).
+def pooled_layer(classifier: Classifier) -> str:
+    """The layer whose features Eq. 1 compares: the last max pooling of the convolutions, 7x7x512 on VGG-19 (paper).
 
-    Gradients reach the pictures. `Features` is the same, faster, for many calls.
+    On a network whose last max pooling stands near its input (ResNet) or that has none: `feature_layer`, the last features before
+    the dense part (our choice).
+    """
+    names = [name for name, module in classifier.network.named_modules() if isinstance(module, nn.MaxPool2d)]
+    return names[-1] if len(names) > 1 else classifier.feature_layer
+
+
+def features(classifier: Classifier, images: Tensor, layer: str = "") -> Tensor:
+    """High-level features `(N, C, h, w)` of pictures in 0..1, those of `pooled_layer` if no layer is named.
+
+    Gradients reach the pictures. `search.Features` is the same, faster, for many calls.
     """
     found: list[Tensor] = []
-    hook = classifier.layer(classifier.feature_layer).register_forward_hook(lambda _m, _i, out: found.append(out))
+    hook = classifier.layer(layer or pooled_layer(classifier)).register_forward_hook(
+        lambda _m, _i, out: found.append(out.clone())
+    )  # an activation may follow in place
     try:
         classifier(resized(classifier, images))
     finally:
@@ -89,5 +97,3 @@ def relevance_method(classifier: Classifier) -> tuple[Explainer, str]:
     except UnsupportedNetwork:
         return explainers.get("lrp"), "LRP (ε in dense layers, z⁺ in convolutions)"
     return explainers.get("rap"), "RAP"
-
-

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from xai_lib import explanation, generators
 from xai_lib.classifiers import Classifier
-from xai_lib.counterfactuals.cases import features, resized
+from xai_lib.counterfactuals.cases import features, pooled_layer, resized
 from xai_lib.counterfactuals.inversion import Inversion
 from xai_lib.errors import XaiError
 from xai_lib.explanation import left_as_it_was
@@ -45,6 +45,7 @@ class Settings(explanation.Settings):
     optimiser: Optimiser = "rmsprop"  #: RMSprop (paper), Adam or gradient ascent
     decay: float = 0.99  #: of RMSprop's mean square, and Adam's second moment (our choice: PyTorch's of RMSprop)
     eps: float = 1e-8  #: added to the root of the mean square (PyTorch's)
+    layer: str = ""  #: whose features are compared, a dotted name; "": the last pooled ones (paper), see `pooled_layer`
     truncation: float = 1.0  #: of the first noises, and for the stored statistics of batch norm (paper: "threshold 1.0")
 
     def __post_init__(self) -> None:
@@ -77,11 +78,13 @@ class _Found(Exception):
 class Features(nn.Module):
     """`features` for many calls: batch norms folded, channels last, and nothing computed behind the features."""
 
-    def __init__(self, classifier: Classifier) -> None:
+    def __init__(self, classifier: Classifier, layer: str = "") -> None:
         super().__init__()
+        self.layer = layer or pooled_layer(classifier)
+        classifier.layer(self.layer)  # an unknown one is an error with the nearest names
         self.classifier = [classifier]  # in a list: no submodule, so that nothing of it is moved or counted
         self.network = folded(classifier).to(memory_format=torch.channels_last)
-        self.network.get_submodule(classifier.feature_layer).register_forward_hook(self._keep)
+        self.network.get_submodule(self.layer).register_forward_hook(self._keep)
         self._kept: Tensor
 
     def _keep(self, _module: nn.Module, _inputs: Any, output: Tensor) -> None:
@@ -96,7 +99,7 @@ class Features(nn.Module):
             self.network(pixels)
         except _Found:
             return self._kept.flatten(1)
-        raise CounterfactualError(f"{classifier.name}: layer {classifier.feature_layer!r} was not reached")
+        raise CounterfactualError(f"{classifier.name}: layer {self.layer!r} was not reached")
 
 
 def invert(
@@ -140,9 +143,9 @@ class _Search:
         self, generator: Generator, classifier: Classifier, image: Tensor, settings: Settings, checkpoint: Path | None
     ) -> None:
         self.generator, self.settings, self.checkpoint = generator, settings, checkpoint
-        self.features = Features(classifier)
+        self.features = Features(classifier, settings.layer)
         with torch.no_grad():
-            self.goal = features(classifier, image).flatten(1)
+            self.goal = features(classifier, image, settings.layer).flatten(1)
         self.key, self.spent, self.began = "", 0.0, time.perf_counter()
         self.done: list[dict[str, Tensor]] = []
         self.best = -1.0
