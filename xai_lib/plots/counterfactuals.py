@@ -162,8 +162,8 @@ def confidences(ways: Sequence[Way]) -> Figure:
         upper.plot(as_array(way.correct), color=BLUE, label=way.correct_name)
         upper.plot(as_array(way.wrong), ":", color=ORANGE, linewidth=2, label=way.wrong_name)
         upper.set_title(way.title.replace(" taken for ", "\ntaken for "), fontsize=8)
-        upper.set(ylim=(-0.02, 1.02), ylabel="" if c else "confidence")
-        upper.legend(loc="best", fontsize=7, handlelength=1.3)
+        upper.set(ylim=(-0.02, 1.42), yticks=[0, 0.5, 1], ylabel="" if c else "confidence")
+        upper.legend(loc="upper left", fontsize=7, handlelength=1.3)
         if below:
             _moves(grid[1, c], way.lower or {})
             grid[1, c].set(ylabel="" if c else "change, sd")
@@ -171,6 +171,9 @@ def confidences(ways: Sequence[Way]) -> Figure:
             for cross in way.crossings:
                 axes.axvline(cross, color="0.5", linewidth=0.8, linestyle=(0, (4, 2)))
         grid[-1, c].set_xlabel("phase")
+    if below:
+        low, high = grid[1, 0].get_ylim()
+        grid[1, 0].set_ylim(low, high + 0.5 * (high - low))  # of all: room for the legends
     return figure
 
 
@@ -184,4 +187,4 @@ def _moves(axes: Axes, lower: Mapping[str, tuple[Array, Array]]) -> None:
         axes.plot(as_array(at), found - found[0], color=colour, linewidth=1.1, label=name.replace("_", " "))
     axes.axhline(0, color="0.8", linewidth=0.7)
     if lower:
-        axes.legend(loc="best", fontsize=6.5)
+        axes.legend(loc="upper left", fontsize=6.5)
