@@ -113,13 +113,17 @@ def test_names_stay_unique_and_sorted(tmp_path: Path) -> None:
 
 def test_folder_without_pictures(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(ImageError, match="no pictures in this folder or below, and 1 other files; expected names that"):
+    with pytest.raises(
+        ImageError, match="no pictures in this folder or below, and 1 other files; expected names that"
+    ):
         images.load(tmp_path)
 
 
 def test_unknown_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ImageError, match=r"folder is called 'photo' \(paths start from .*\); the nearest: photos"):
+    with pytest.raises(
+        ImageError, match=r"folder is called 'photo' \(paths start from .*\); the nearest: photos"
+    ):
         images.load("photo")
     with pytest.raises(ImageError, match="folder is called 'zzz' .*; known: photos, imagenet-samples"):
         images.load("zzz")
@@ -153,7 +157,9 @@ def test_labels_of_an_ilsvrc_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     st.integers(1, 300), st.integers(1, 300), st.integers(1, 64), st.integers(0, 20),
     st.sampled_from(["bilinear", "bicubic"]),
 )  # fmt: skip
-def test_view_is_torchvisions_resize_and_crop(height: int, width: int, size: int, more: int, how: str) -> None:
+def test_view_is_torchvisions_resize_and_crop(
+    height: int, width: int, size: int, more: int, how: str
+) -> None:
     from torchvision.transforms import v2
 
     if max(height, width) > 16 * min(height, width):
@@ -186,7 +192,9 @@ def test_view_against_a_slow_twin() -> None:
     left = round((width - 12) / 2)
     found = View(12, 16).apply(pixels).permute(1, 2, 0).numpy() * 255
     assert np.abs(found - both[2:14, left : left + 12]).max() <= 1
-    assert np.array_equal(np.rint(found).astype(np.float32) / np.float32(255), View(12, 16).apply(pixels).permute(1, 2, 0))
+    assert np.array_equal(
+        np.rint(found).astype(np.float32) / np.float32(255), View(12, 16).apply(pixels).permute(1, 2, 0)
+    )
 
 
 def test_extreme_shapes(tmp_path: Path) -> None:
@@ -231,7 +239,10 @@ def test_photos_are_those_of_the_packages() -> None:
     for name in ("camera", "clock"):
         assert off(photos[name].pixels, getattr(skimage.data, name)()[..., None].repeat(3, 2)) == 0
     assert off(photos["stereo_motorcycle"].pixels, skimage.data.stereo_motorcycle()[0]) == 0
-    assert off(photos["china"].pixels, bunch.images[0]) == 0 and off(photos["flower"].pixels, bunch.images[1]) == 0
+    assert (
+        off(photos["china"].pixels, bunch.images[0]) == 0
+        and off(photos["flower"].pixels, bunch.images[1]) == 0
+    )
     for name in (
         "china",
         "flower",
@@ -245,11 +256,21 @@ def test_photos_are_classified_as_labelled() -> None:
     from xai_lib import classifiers
 
     network, photos = classifiers.load("efficientnet_lite0"), images.load("photos")
-    top = {n: [p.index for p in row] for n, row in zip(photos.names, network.top(photos.batch(network.view), 3), strict=True)}
+    top = {
+        n: [p.index for p in row]
+        for n, row in zip(photos.names, network.top(photos.batch(network.view), 3), strict=True)
+    }
     for name in ("coffee", "stereo_motorcycle", "chelsea", "china", "camera", "rocket"):
         assert top[name][0] in photos[name].labels
-    assert 652 in top["grace_hopper"] and top["grace_hopper"][0] != 652 and top["clock"][0] != photos["clock"].label
-    assert photos["chelsea"].labels == (281, 282, 285) and photos["astronaut"].label is photos["flower"].label is None
+    assert (
+        652 in top["grace_hopper"]
+        and top["grace_hopper"][0] != 652
+        and top["clock"][0] != photos["clock"].label
+    )
+    assert (
+        photos["chelsea"].labels == (281, 282, 285)
+        and photos["astronaut"].label is photos["flower"].label is None
+    )
 
 
 def test_nothing_heavy_is_imported_for_the_list() -> None:
@@ -258,7 +279,10 @@ def test_nothing_heavy_is_imported_for_the_list() -> None:
         "heavy = ('torch', 'sklearn', 'skimage', 'matplotlib', 'timm', 'requests'); "
         "print([name for name in heavy if name in sys.modules])"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        == "[]\n"
+    )
 
 
 @needs_samples
@@ -267,8 +291,12 @@ def test_all_samples_read_with_their_checksums() -> None:
     assert len(samples) == 200 and samples.batch(32).shape == (200, 3, 32, 32) and not samples.failures
     cat = samples["Persian_cat"]
     assert cat.label == 283 and cat.pixels.shape == (500, 426, 3) and "non-commercial research" in cat.credit
-    assert samples["goldfinch"].label == 11 and cat.source == Path(SAMPLES, "imagenet-samples/n02123394_Persian_cat.JPEG")
-    assert samples.select(["goldfinch"]).sources == [Path(SAMPLES, "imagenet-samples/n01531178_goldfinch.JPEG")]
+    assert samples["goldfinch"].label == 11 and cat.source == Path(
+        SAMPLES, "imagenet-samples/n02123394_Persian_cat.JPEG"
+    )
+    assert samples.select(["goldfinch"]).sources == [
+        Path(SAMPLES, "imagenet-samples/n01531178_goldfinch.JPEG")
+    ]
 
 
 @needs_samples
@@ -298,7 +326,9 @@ def test_absent_samples_say_where_to_get_them(tmp_path: Path, monkeypatch: pytes
     path, url = tmp_path / "imagenet-samples" / "n01531178_goldfinch.JPEG", "/master/n01531178_goldfinch.JPEG"
     with pytest.raises(MissingPhotograph) as caught:
         samples["goldfinch"]
-    assert str(caught.value).startswith(f"{path.name} is neither in $XAI_DATA_HOME (not set) nor in {path.parent}; ")
+    assert str(caught.value).startswith(
+        f"{path.name} is neither in $XAI_DATA_HOME (not set) nor in {path.parent}; "
+    )
     assert "load('imagenet-samples', download=True), or put https://" in str(caught.value)
     assert f"{url} by hand at {path} or in $XAI_DATA_HOME/imagenet-samples" in str(caught.value)
     with pytest.raises(MissingPhotograph):  # not the fault of one file: never skipped
@@ -307,7 +337,9 @@ def test_absent_samples_say_where_to_get_them(tmp_path: Path, monkeypatch: pytes
         monkeypatch.setenv(name, "http://127.0.0.1:9")  # nobody listens there
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(MissingPhotograph, match=f"could not be fetched from https://.*{url}: .*; try again, or put"):
+    with pytest.raises(
+        MissingPhotograph, match=f"could not be fetched from https://.*{url}: .*; try again, or put"
+    ):
         images.load("imagenet-samples", download=True, cache=tmp_path)["goldfinch"]
     assert not path.exists()
 
@@ -347,7 +379,9 @@ def test_fetched_samples_are_checked_and_kept(tmp_path: Path, monkeypatch: pytes
         server.shutdown()
         server.server_close()
     assert [p.name for p in (tmp_path / "imagenet-samples").iterdir()] == ["n01531178_goldfinch.JPEG"]
-    assert off(images.load("imagenet-samples", cache=tmp_path)["goldfinch"].pixels, ramp()) == 0  # server gone
+    assert (
+        off(images.load("imagenet-samples", cache=tmp_path)["goldfinch"].pixels, ramp()) == 0
+    )  # server gone
 
 
 def test_registry_is_complete() -> None:

@@ -70,7 +70,9 @@ def levels16() -> np.ndarray:
 # files that are right, in many dresses
 
 
-@pytest.mark.parametrize("name", ["a.png", "a.bmp", "a.ppm", "a.tif", "A.PNG", "été à la mer 日本.png", "x.y z.TIFF"])
+@pytest.mark.parametrize(
+    "name", ["a.png", "a.bmp", "a.ppm", "a.tif", "A.PNG", "été à la mer 日本.png", "x.y z.TIFF"]
+)
 def test_lossless_formats_give_the_exact_pixels_whatever_the_name(tmp_path: Path, name: str) -> None:
     Image.fromarray(ramp()).save(tmp_path / name)
     assert off(read(tmp_path / name), ramp()) == 0
@@ -100,7 +102,9 @@ def test_exif_orientation_is_undone(tmp_path: Path, orientation: int, suffix: st
     exif = Image.Exif()
     exif[274] = orientation
     kinds: dict[str, Any] = {"jpg": {"quality": 98, "subsampling": 0}, "webp": {"lossless": True}}
-    Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / f"a.{suffix}", exif=exif, **kinds.get(suffix, {}))
+    Image.fromarray(np.ascontiguousarray(stored)).save(
+        tmp_path / f"a.{suffix}", exif=exif, **kinds.get(suffix, {})
+    )
     assert off(read(tmp_path / f"a.{suffix}"), ramp()) <= (12 if suffix == "jpg" else 0)
 
 
@@ -131,7 +135,9 @@ def test_16_bit_colour_keeps_the_high_byte(tmp_path: Path, kind: str) -> None:
     if kind == "png":
         png16(path, levels16(), 2)
     else:
-        tifffile.imwrite(path, levels16(), photometric="rgb", compression="zlib" if kind == "deflate" else None)
+        tifffile.imwrite(
+            path, levels16(), photometric="rgb", compression="zlib" if kind == "deflate" else None
+        )
     assert off(read(path), levels16() >> 8) == 0
     assert np.abs(read(path) - levels16() / 257).max() < 1
 
@@ -150,7 +156,9 @@ def test_transparency_lies_on_white(tmp_path: Path) -> None:
     found = read(tmp_path / "key.png")
     assert (found[grey == grey[3, 5]] == 255).all() and found[0, 1, 0] == round(grey[0, 1] / 257)
     Image.fromarray(ramp()).save(tmp_path / "key8.png", transparency=tuple(int(v) for v in ramp()[3, 5]))
-    assert (read(tmp_path / "key8.png")[3, 5] == 255).all() and off(read(tmp_path / "key8.png")[:3], ramp()[:3]) == 0
+    assert (read(tmp_path / "key8.png")[3, 5] == 255).all() and off(
+        read(tmp_path / "key8.png")[:3], ramp()[:3]
+    ) == 0
 
 
 def test_palette_bilevel_and_first_frames(tmp_path: Path) -> None:
@@ -195,7 +203,11 @@ def swapped_profile() -> bytes:
         data[entry : entry + 4] = {b"rXYZ": b"gXYZ", b"gXYZ": b"rXYZ"}.get(
             bytes(data[entry : entry + 4]), data[entry : entry + 4]
         )
-    return bytes(data).replace("sRGB".encode("utf-16-be"), "swap".encode("utf-16-be")).replace(b"sRGB built", b"swap built")
+    return (
+        bytes(data)
+        .replace("sRGB".encode("utf-16-be"), "swap".encode("utf-16-be"))
+        .replace(b"sRGB built", b"swap built")
+    )
 
 
 def test_colour_profile_is_converted_unless_srgb_or_broken(tmp_path: Path) -> None:
@@ -223,7 +235,9 @@ def saved(kind: str, **options: Any) -> bytes:
 
 @pytest.mark.parametrize("tolerant", [False, True])
 @pytest.mark.parametrize("kind", ["JPEG", "progressive", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM"])
-def test_truncated_files_are_refused(tmp_path: Path, kind: str, tolerant: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_truncated_files_are_refused(
+    tmp_path: Path, kind: str, tolerant: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", tolerant)
     data = saved("JPEG", progressive=True) if kind == "progressive" else saved(kind)
     for part in (0.3, 0.5, 0.9, 0.99):
@@ -234,7 +248,9 @@ def test_truncated_files_are_refused(tmp_path: Path, kind: str, tolerant: bool, 
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_blocks": 3}])
 @pytest.mark.parametrize("part", [0.3, 0.45, 0.6, 0.75, 0.95])
-def test_jpeg_that_ends_early_at_a_proper_end_marker_is_refused(tmp_path: Path, part: float, options: dict[str, Any]) -> None:
+def test_jpeg_that_ends_early_at_a_proper_end_marker_is_refused(
+    tmp_path: Path, part: float, options: dict[str, Any]
+) -> None:
     data = saved("JPEG", **options)
     (tmp_path / "a.jpg").write_bytes(data[: int(len(data) * part)] + b"\xff\xd9")
     message = refused(tmp_path / "a.jpg")
@@ -258,7 +274,10 @@ def test_what_is_no_picture_file_is_named_for_what_it_is(tmp_path: Path) -> None
     expected = "expected a picture (JPEG, PNG, WebP, TIFF ... of 8 or 16 bits a channel), found "
     assert refused(tmp_path / "empty.jpg") == expected + "an empty file"
     assert refused(tmp_path / "text.jpg") == expected + "11 bytes that begin with b'hello wo'"
-    assert refused(tmp_path / "link.jpg") == "expected a picture file, found a link to gone.jpg, which does not exist"
+    assert (
+        refused(tmp_path / "link.jpg")
+        == "expected a picture file, found a link to gone.jpg, which does not exist"
+    )
     assert refused(tmp_path / "pipe.jpg") == "expected a picture file, found a device or pipe"
     Image.fromarray(ramp()).save(tmp_path / "later.png")
     listed = images.load(tmp_path / "later.png")
@@ -281,10 +300,14 @@ def test_what_is_no_picture_file_is_named_for_what_it_is(tmp_path: Path) -> None
         ),
     ],
 )
-def test_tiff_of_unknown_scale_is_refused(tmp_path: Path, values: type, options: dict[str, Any], found: str) -> None:
+def test_tiff_of_unknown_scale_is_refused(
+    tmp_path: Path, values: type, options: dict[str, Any], found: str
+) -> None:
     shape = (3, H, W) if options else (H, W)
     tifffile.imwrite(tmp_path / "a.tif", np.ones(shape, values), **options)
-    assert refused(tmp_path / "a.tif") == (f"expected 8 or 16 bits a channel, found {found}; save it as 8-bit RGB")
+    assert refused(tmp_path / "a.tif") == (
+        f"expected 8 or 16 bits a channel, found {found}; save it as 8-bit RGB"
+    )
 
 
 def test_other_unreadable_kinds_are_refused(tmp_path: Path) -> None:

@@ -132,7 +132,8 @@ def test_a_size_term_prefers_smaller_masks() -> None:
     classifier = classifiers.load("efficientnet_lite0")
     image = images.load("photos").select(["coffee"]).batch(classifier.view)
     plain, small = (
-        elime.ELime().explain(classifier, image, settings=elime.Settings(calls=120, size_weight=w)).details[0] for w in (0.0, 6.0)
+        elime.ELime().explain(classifier, image, settings=elime.Settings(calls=120, size_weight=w)).details[0]
+        for w in (0.0, 6.0)
     )
     assert small["kept"].mean() < 0.75 * plain["kept"].mean()
 

@@ -156,7 +156,6 @@ def test_an_activation_in_place_is_another_tensor() -> None:
 def test_backgrounds() -> None:
     view = View(64, 72)
     chelsea = view.apply(images.load("photos")["chelsea"].pixels)
-
     def drawing(image: Tensor, seed: int) -> Tensor:
         return shap.default_background(image, 63, np.random.default_rng(seed), view)  # of ten photographs, seven crops each
 

@@ -12,7 +12,9 @@ import nbformat
 from nbformat import v4
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PARAMETERS = 'runs: int = 3  # how often\nseed = 0  # for everything\noutput_dir: str = ""  # set by the runner'
+PARAMETERS = (
+    'runs: int = 3  # how often\nseed = 0  # for everything\noutput_dir: str = ""  # set by the runner'
+)
 COMPLETE = [
     "# A complete one <script>alert(1)</script>\n\n*A. Author*: **The paper**, 2024.",
     "@" + PARAMETERS,
@@ -29,7 +31,9 @@ COMPLETE = [
     "results.claim('open', paper='it is \"best\"', ours='2 of 4', holds=None)\n"
     "results.not_shown('Figure 17', reason='the authors kept it')\n"
     "results.record('fitness', {'precision': 'float32', 'seed': seed})",
-    ">results.input('data/photograph.bin')\nresults.input(Path(os.environ['XAI_WEIGHTS_HOME']) / 'absent.pth')\nresults.claims()",
+    ">results.input('data/photograph.bin')\n"
+    "results.input(Path(os.environ['XAI_WEIGHTS_HOME']) / 'absent.pth')\n"
+    "results.claims()",
 ]
 
 
@@ -46,7 +50,9 @@ class Compendium:
         for cell in cells:
             tags = [tag for mark, tag in (("@", "parameters"), ("%", "measure")) if cell.startswith(mark)]
             code = cell.removeprefix("%")
-            made.append(v4.new_code_cell(code[1:], metadata={"tags": tags}) if code[0] in "@>" else v4.new_markdown_cell(cell))
+            made.append(
+                v4.new_code_cell(code[1:], metadata={"tags": tags}) if code[0] in "@>" else v4.new_markdown_cell(cell)
+            )
         nbformat.write(v4.new_notebook(cells=made), self.root / "notebooks" / f"{name}.ipynb")
 
     @property

@@ -32,14 +32,16 @@ def test_list(batch: Batch) -> None:
         ),
         (
             "run complte",
-            "xai: no notebook 'complte'; nearest: 01_complete. There are: 01_complete, 02_broken, 03_left, 04_killed, 05_units",
+            "xai: no notebook 'complte'; nearest: 01_complete. There are: 01_complete, 02_broken, "
+            "03_left, 04_killed, 05_units",
         ),
         ("run --profile defualt", "xai: no profile 'defualt'; did you mean 'default'? There are: default"),
         ("report --profile paper", "xai: no profile 'paper'. There are: default"),
         ("status --profile paper", "xai: no profile 'paper'. There are: default"),
         (
             "publish 02",
-            "xai: {root}/papermill_runs/default/02_broken cannot be published: there is no such folder. Run the notebook first",
+            "xai: {root}/papermill_runs/default/02_broken cannot be published: there is no such folder. "
+            "Run the notebook first",
         ),
         ("--root / list", "xai: / is no project: a folder with notebooks/ and papermill_runs/ was expected"),
     ],
@@ -57,7 +59,9 @@ def test_usage_of_the_shell_kind(batch: Batch) -> None:
 
 def test_debug_shows_the_traceback(batch: Batch) -> None:
     ended = batch.compendium.xai("--debug", "run", "nothing")
-    assert ended.returncode == 2 and "Traceback" in ended.stderr and "xai: no notebook 'nothing'" in ended.stderr
+    assert (
+        ended.returncode == 2 and "Traceback" in ended.stderr and "xai: no notebook 'nothing'" in ended.stderr
+    )
 
 
 @pytest.mark.parametrize("name", ["01_complete", "01", "complete", "notebooks/01_complete.ipynb"])
@@ -69,7 +73,8 @@ def test_a_profile_that_names_what_is_not_there(compendium: Compendium) -> None:
     compendium.write("01_a", "@n = 1")
     profile = compendium.path("profiles", "default.yaml")
     for text, message in {
-        "02_b: {n: 2}": "papermill_runs/profiles/default.yaml names the notebook '02_b', which is not there. There are: 01_a",
+        "02_b: {n: 2}": "papermill_runs/profiles/default.yaml names the notebook '02_b', which is not there. "
+        "There are: 01_a",
         "01_a: 3": "papermill_runs/profiles/default.yaml: '01_a' must hold 'parameter: value' lines, found 3",
         "01_a: {m: 3}": "01_a (profile default) has no parameter 'm'. It takes: n (int)",
     }.items():
@@ -90,7 +95,10 @@ def test_a_file_in_the_way_of_the_results(compendium: Compendium) -> None:
     compendium.path("default").write_text("in the way")
     ended = compendium.xai("run")
     assert ended.returncode == 1
-    assert "papermill_runs/default is a file, a folder for the results was expected: move it away" in ended.stderr
+    assert (
+        "papermill_runs/default is a file, a folder for the results was expected: move it away"
+        in ended.stderr
+    )
 
 
 def test_help_tells_examples_and_exit_codes_and_starts_fast(batch: Batch) -> None:

@@ -34,7 +34,8 @@ def test_a_complete_run_leaves_everything(batch: Batch, record: Callable[[Path],
         "tables/table-1.csv",
     }
     assert (folder / "claims.csv").read_text() == (
-        'name,paper,ours,holds,label\nspeed,ten times faster,41x <fast>,true,replicated\nopen,"it is ""best""",2 of 4,,\n'
+        "name,paper,ours,holds,label\nspeed,ten times faster,41x <fast>,true,replicated\n"
+        'open,"it is ""best""",2 of 4,,\n'
     )
     run = record(folder)
     assert run["parameters"] == {"runs": 3, "seed": 0} and run["seeds"] == {"seed": 0}
@@ -60,7 +61,9 @@ def test_the_executed_notebook_shows_a_figure_once_and_names_no_place(batch: Bat
     assert code[2].outputs[0].text == "1 threads in .\n"
     images = [output for cell in code for output in cell.outputs if "image/png" in output.get("data", {})]
     assert len(images) == 1 and images[0].metadata["image/png"]["alt"] == "A line, <b>rising</b>"
-    assert "**Figure 3.** A line, <b>rising</b>" in [output.data.get("text/markdown") for output in code[3].outputs]
+    assert "**Figure 3.** A line, <b>rising</b>" in [
+        output.data.get("text/markdown") for output in code[3].outputs
+    ]
     page = (folder / "01_complete.html").read_text()
     assert page.count("<img ") == 1 and '<img alt="A line, &lt;b&gt;rising&lt;/b&gt;" src=' in page
     for path in (folder / "01_complete.ipynb", folder / "run.json", folder / "01_complete.html"):
@@ -121,7 +124,9 @@ def test_the_previous_result_stays_when_a_run_fails(changeable: Compendium) -> N
     changeable.write("01_complete", "# Now slow", "@runs = 3\nseed = 0", ">import time\ntime.sleep(60)")
     ended = changeable.xai("run", "complete", "--timeout", "1")
     assert ended.returncode == 1
-    assert ended.stderr.startswith('01_complete: cell 2 of 2 under "Now slow": took longer than 1 s; allow more with --timeout\n')
+    assert ended.stderr.startswith(
+        '01_complete: cell 2 of 2 under "Now slow": took longer than 1 s; allow more with --timeout\n'
+    )
     assert {name: (folder / name).read_bytes() for name in files(folder)} == before
     assert changeable.xai("status", "01").stdout == (
         'default  01_complete  failed: 01_complete: cell 2 of 2 under "Now slow": took longer than 1 s; '
@@ -141,7 +146,9 @@ def test_a_kernel_that_does_not_start_says_why(compendium: Compendium) -> None:
 
 
 @pytest.mark.parametrize(("cells", "found"), [((">x = 1",), "none is"), (("@x = 1", "@x = 2"), "2 are")])
-def test_a_notebook_without_its_parameters_cell_is_refused(compendium: Compendium, cells: tuple[str, ...], found: str) -> None:
+def test_a_notebook_without_its_parameters_cell_is_refused(
+    compendium: Compendium, cells: tuple[str, ...], found: str
+) -> None:
     compendium.write("01_a", *cells)
     ended = compendium.xai("run")
     assert (ended.returncode, ended.stdout) == (2, "")

@@ -299,10 +299,8 @@ def test_jobs_are_what_the_machine_bears(monkeypatch: pytest.MonkeyPatch, cores:
 
 
 def test_nothing_of_a_dead_kernel_is_alive_afterwards(compendium: Compendium) -> None:
-    child = (
-        ">import subprocess, os\nfrom pathlib import Path\nchild = subprocess.Popen(['sleep', '300'])\n"
+    child = ">import subprocess, os\nfrom pathlib import Path\nchild = subprocess.Popen(['sleep', '300'])\n" \
         "Path('kernel').write_text(str(child.pid))\nos.kill(os.getpid(), 9)"
-    )
     compendium.write("01_a", "@n = 1", child)
     assert compendium.xai("run").returncode == 1
     assert not alive(wait_for_kernel(compendium))

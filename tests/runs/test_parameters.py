@@ -96,7 +96,9 @@ def test_what_the_command_line_may_not_say(option: str, message: str) -> None:
 
 
 def test_a_wrong_profile_is_named() -> None:
-    with pytest.raises(ParameterError, match=r"nb \(profile paper\): parameter 'runs': expected int, found 'x'"):
+    with pytest.raises(
+        ParameterError, match=r"nb \(profile paper\): parameter 'runs': expected int, found 'x'"
+    ):
         resolve("nb", parse_cell(CELL, "nb"), {"runs": "x"}, "paper", {})
 
 
@@ -125,7 +127,9 @@ def test_what_a_cell_may_not_say(source: str, message: str) -> None:
 @pytest.mark.parametrize(("count", "found"), [(0, "none is"), (2, "2 are")])
 def test_exactly_one_cell_is_tagged(count: int, found: str) -> None:
     cell = {"cell_type": "code", "metadata": {"tags": ["parameters"]}, "source": "a = 1"}
-    with pytest.raises(ParameterError, match=f"nb: exactly one code cell must be tagged 'parameters', {found}"):
+    with pytest.raises(
+        ParameterError, match=f"nb: exactly one code cell must be tagged 'parameters', {found}"
+    ):
         read({"cells": [cell] * count}, "nb")
 
 

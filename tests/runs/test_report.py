@@ -115,7 +115,9 @@ def test_publish_leaves_out_html_and_notebook_before_it_refuses(
     runs.publish(source, tmp_path / "target", limit=smaller)
     assert record(tmp_path / "target")["left_out"] == ["01_complete.html", "01_complete.ipynb"]
     assert (tmp_path / "target" / "figures" / "figure-3.png").exists()
-    with pytest.raises(PublishError, match=r"has 0\.0 MB, at most 0\.0 MB are committed\. Largest: figures/figure-3\.png"):
+    with pytest.raises(
+        PublishError, match=r"has 0\.0 MB, at most 0\.0 MB are committed\. Largest: figures/figure-3\.png"
+    ):
         runs.publish(source, tmp_path / "other", limit=1000)
     assert not (tmp_path / "other").exists()
 
@@ -123,5 +125,7 @@ def test_publish_leaves_out_html_and_notebook_before_it_refuses(
 def test_publish_refuses_what_is_damaged(changeable: Compendium, tmp_path: Path) -> None:
     source = changeable.path("default", "01_complete")
     (source / "figures" / "figure-3.png").write_bytes(b"")
-    with pytest.raises(PublishError, match=r"01_complete cannot be published: figures/figure-3\.png is not what the"):
+    with pytest.raises(
+        PublishError, match=r"01_complete cannot be published: figures/figure-3\.png is not what the"
+    ):
         runs.publish(source, tmp_path / "target")

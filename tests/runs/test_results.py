@@ -60,7 +60,9 @@ def test_a_photograph_as_figure_stays_small(tmp_path: Path) -> None:
     assert (tmp_path / "figures/figure-1.png").stat().st_size < 250_000
 
 
-def test_inputs_are_named_so_that_another_machine_finds_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inputs_are_named_so_that_another_machine_finds_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XAI_WEIGHTS_HOME", str(tmp_path / "weights"))
     results = runs.Results(tmp_path / "out")
@@ -76,7 +78,9 @@ def test_inputs_are_named_so_that_another_machine_finds_them(tmp_path: Path, mon
     assert [entry["sha256"] is None for entry in entries] == [True, True, False, True]
 
 
-def test_a_unit_is_computed_once_for_its_key_package_and_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_unit_is_computed_once_for_its_key_package_and_inputs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XAI_RUN_UNITS", str(tmp_path / "units"))
     monkeypatch.setenv("XAI_RUN_PACKAGE", "one")
@@ -101,7 +105,9 @@ def test_a_unit_is_computed_once_for_its_key_package_and_inputs(tmp_path: Path, 
     assert len(calls) == 4
 
 
-def test_a_unit_that_is_asked_for_again_counts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_unit_that_is_asked_for_again_counts_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("XAI_RUN_UNITS", str(tmp_path / "units"))
     for run, wanted in (("first", {"kept": 0, "measured": 2}), ("second", {"kept": 2, "measured": 0})):
         results = runs.Results(tmp_path / run)

@@ -70,14 +70,18 @@ def test_a_signal_ends_all_within_five_seconds(
     if number == signal.SIGTERM:
         held = slow.xai("run")
         assert held.returncode == 3
-        assert held.stderr.startswith(f"xai: profile 'default' is held by another run (pid {running.pid}, since 20")
+        assert held.stderr.startswith(
+            f"xai: profile 'default' is held by another run (pid {running.pid}, since 20"
+        )
         assert slow.xai("status").stdout.startswith("default  01_slow  running: cell 2 of 2, 0:0")
     begin = time.monotonic()
     send(running.pid, number)
     _, error = running.communicate(timeout=20)
     assert time.monotonic() - begin < 5
     assert running.returncode == code
-    assert error == (f"ended by {number.name}; complete results are kept. The same command goes on from here\n")
+    assert error == (
+        f"ended by {number.name}; complete results are kept. The same command goes on from here\n"
+    )
     assert not alive(kernel) and list(left_processes(slow)) == []
     assert (slow.root / "ended").exists(), "the cell was not interrupted before it was ended"
     assert list(slow.path("default").iterdir()) == []

@@ -167,7 +167,9 @@ def load_timm(name: str, weights: str | Path | None, download: bool) -> Classifi
     view = View(size, round(size / how["crop_pct"]), how["interpolation"])
     classes = imagenet_classes() if cast(Any, network).num_classes == 1000 else None
     provenance = Provenance("given by the caller" if weights is not None else f"timm, {hub}", file=file)
-    return Classifier(network, name=name, mean=how["mean"], std=how["std"], view=view, class_names=classes, provenance=provenance)
+    return Classifier(
+        network, name=name, mean=how["mean"], std=how["std"], view=view, class_names=classes, provenance=provenance
+    )
 
 
 def _timm_file(name: str, hub: str, download: bool) -> Path:

@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-CODE = """
+CODE = '''
 def _fence(forbidden, log):
     import os, sys, threading
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -48,7 +48,7 @@ def _fence(forbidden, log):
 
 _fence(FORBIDDEN, LOG)
 del _fence
-"""
+'''
 
 
 def code(forbidden: Sequence[Path], log: Path) -> str:

@@ -198,7 +198,9 @@ def score_cam(
     return _score_cam(classifier, image, targets, settings or Settings(), relu)[0]
 
 
-def _score_cam(classifier: Classifier, image: Tensor, targets: Tensor, settings: Settings, relu: bool) -> tuple[Tensor, int]:
+def _score_cam(
+    classifier: Classifier, image: Tensor, targets: Tensor, settings: Settings, relu: bool
+) -> tuple[Tensor, int]:
     classes = classifier.classes
     if targets.ndim != 1 or not targets.numel() or not 0 <= int(targets.amin()) <= int(targets.amax()) < classes:
         raise ExplanationError(f"targets: expected classes (T,) of 0..{classes - 1}, found {targets.tolist()}")

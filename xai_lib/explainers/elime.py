@@ -134,7 +134,9 @@ def breed(parents: Masks, n: int, settings: Settings, rng: np.random.Generator) 
     return np.where(mixed, parents[father], parents[mother]) ^ (flipped < flips)
 
 
-def screen(children: Masks, fitness: Fitness, alike: np.ndarray, settings: Settings, rng: np.random.Generator) -> Masks:
+def screen(
+    children: Masks, fitness: Fitness, alike: np.ndarray, settings: Settings, rng: np.random.Generator
+) -> Masks:
     """The children that a surrogate of the scores so far finds best, after one round of breeding among them.
 
     Those picked differ in two superpixels at least, so that a batch does not spend itself on one idea.

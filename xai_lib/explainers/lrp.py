@@ -154,7 +154,9 @@ def box_rule(zbox: Box) -> ZBox:
     return ZBox(low, high)
 
 
-def epsilon_gamma_box(low: Value, high: Value, *, epsilon: float = 1e-6, gamma: float = 0.25, bias: Bias = "keep") -> Composite:
+def epsilon_gamma_box(
+    low: Value, high: Value, *, epsilon: float = 1e-6, gamma: float = 0.25, bias: Bias = "keep"
+) -> Composite:
     """z^B in the first layer, gamma in convolutions, epsilon in dense layers (zennit's EpsilonGammaBox)."""
     return Composite("epsilon_gamma_box", Gamma(gamma, bias), _dense(epsilon, bias), ZBox(low, high))
 

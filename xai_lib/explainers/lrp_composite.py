@@ -146,7 +146,9 @@ def by_depth(
     """
     early = PlainGamma(gamma) if zbox is None else Gamma(gamma)
     first = None if zbox is None else lrp.box_rule(zbox)
-    return ByDepth(early, RmsEpsilon(epsilon, sign_aware=sign_aware), Epsilon(LEAST), first, share, max_pooling == "average")
+    return ByDepth(
+        early, RmsEpsilon(epsilon, sign_aware=sign_aware), Epsilon(LEAST), first, share, max_pooling == "average"
+    )
 
 
 def broadcast_start(recording: Recording, targets: Tensor) -> Tensor:

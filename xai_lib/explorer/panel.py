@@ -94,7 +94,9 @@ class Panel(widgets.VBox):
         self.restore = widgets.Button(description="restore all", icon="undo", layout=widgets.Layout(width="110px"))
         self.restore.on_click(self._restore)
         self.progress = widgets.IntProgress(0, layout=widgets.Layout(width="98%", visibility="hidden"))
-        self.cancel = widgets.Button(description="cancel", icon="stop", disabled=True, layout=widgets.Layout(width="110px"))
+        self.cancel = widgets.Button(
+            description="cancel", icon="stop", disabled=True, layout=widgets.Layout(width="110px")
+        )
         self.cancel.on_click(self._cancel)
         self.cancel.add_class("xai-cancel")
         self.status = widgets.HTML()

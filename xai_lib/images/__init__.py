@@ -57,7 +57,9 @@ class View:
 
     def __post_init__(self) -> None:
         if not 1 <= self.size <= self.resize:
-            raise ImageError(f"a view needs 1 <= size <= resize, found size={self.size}, resize={self.resize}")
+            raise ImageError(
+                f"a view needs 1 <= size <= resize, found size={self.size}, resize={self.resize}"
+            )
         if self.interpolation not in ("bilinear", "bicubic"):
             raise ImageError(f"interpolation must be 'bilinear' or 'bicubic', found {self.interpolation!r}")
 

@@ -23,7 +23,9 @@ from xai_lib.errors import XaiError
 
 BITS, PHOTOMETRIC, PLANAR, SAMPLE_FORMAT = 258, 262, 284, 339  # TIFF tags
 MARKER_END = b"\xff\xd9"  # JPEG, end of image; cannot occur inside the compressed data
-MORE_BITS = b"".join(b"\x55" * 64 + bytes([0xFF, 0xD0 + k]) for k in range(8)) + b"\x55" * 64  # with restart markers
+MORE_BITS = (
+    b"".join(b"\x55" * 64 + bytes([0xFF, 0xD0 + k]) for k in range(8)) + b"\x55" * 64
+)  # with restart markers
 
 
 class ImageError(XaiError):
@@ -103,7 +105,9 @@ def _opened(file: io.BufferedReader) -> Image.Image:
             file.seek(0)
             start, size = file.read(8), file.seek(0, os.SEEK_END)
             found = f"{size} bytes that begin with {start!r}" if size else "an empty file"
-            raise ImageError(f"expected a picture (JPEG, PNG, WebP, TIFF ... of 8 or 16 bits a channel), found {found}") from None
+            raise ImageError(
+                f"expected a picture (JPEG, PNG, WebP, TIFF ... of 8 or 16 bits a channel), found {found}"
+            ) from None
 
 
 def _refuse_unknown_scale(image: Image.Image) -> None:

@@ -136,7 +136,9 @@ def _filters(height: int, width: int, dtype: torch.dtype, device: torch.device) 
     angle = torch.atan2(-down, right.expand_as(radius))
     low = 1 / (1 + (radius / CUTOFF) ** (2 * ORDER))
     radius[0, 0] = 1
-    radial = [torch.exp(-((radius * SHORTEST * STEP**s).log() ** 2) / (2 * math.log(RADIAL) ** 2)) * low for s in range(SCALES)]
+    radial = [
+        torch.exp(-((radius * SHORTEST * STEP**s).log() ** 2) / (2 * math.log(RADIAL) ** 2)) * low for s in range(SCALES)
+    ]
     banks = []
     for o in range(ORIENTATIONS):
         apart = angle - o * math.pi / ORIENTATIONS

@@ -57,7 +57,9 @@ def paint(picture: Array, cover: Array, value: float | Array) -> None:
     picture += cover * (value - picture)
 
 
-def ellipse(u: Array, v: Array, centre: tuple[float, float], axes: tuple[float, float], turn: float = 0.0) -> Array:
+def ellipse(
+    u: Array, v: Array, centre: tuple[float, float], axes: tuple[float, float], turn: float = 0.0
+) -> Array:
     """Signed distance from an ellipse with the semi-axes `axes`, to first order; `turn` in radians, clockwise as seen."""
     du, dv = u - np.float32(centre[0]), v - np.float32(centre[1])
     if turn:

@@ -136,7 +136,9 @@ def _box(axes: Axes, x: float, y: float, width: float, height: float, text: str)
 
 
 @styled
-def curves(series: Mapping[str, Mapping[str, Array]], levels: Mapping[str, float], xlabel: str, ylabel: str) -> Figure:
+def curves(
+    series: Mapping[str, Mapping[str, Array]], levels: Mapping[str, float], xlabel: str, ylabel: str
+) -> Figure:
     """Median and quartiles over runs, a panel a photograph: `series[panel][method]` is `(runs, x)`.
 
     `levels[panel]`: a horizontal line, LIME's.

@@ -66,7 +66,9 @@ class Outcome:
     failures: list[str]
 
 
-def survey(project: Project, profile: str, wanted: list[str], options: list[str], held: bool | None = None) -> list[Standing]:
+def survey(
+    project: Project, profile: str, wanted: list[str], options: list[str], held: bool | None = None
+) -> list[Standing]:
     """How each wanted notebook stands. Raises before anything runs if a name, type or cell is wrong.
 
     `held` says whether another batch is running, where the caller knows it.
@@ -168,7 +170,10 @@ def _run(project: Project, profile: str, lock: Lock, plan: dict[str, Any], strea
     if code >= 128:
         return Outcome(
             code,
-            [f"ended by {signal.Signals(code - 128).name}; complete results are kept. The same command goes on from here"],
+            [
+                f"ended by {signal.Signals(code - 128).name}; complete results are kept. "
+                "The same command goes on from here"
+            ],
         )
     ended = {label: progress.read(state, label).get("state", "") for label in labels}
     failures = [
@@ -180,7 +185,10 @@ def _run(project: Project, profile: str, lock: Lock, plan: dict[str, Any], strea
 
 
 def _plan(project: Project, profile: str, todo: list[Standing], manner: Manner) -> dict[str, Any]:
-    counts = {each.name: manner.shards if shards.can_split(notebook.load(project.notebook(each.name))) else 1 for each in todo}
+    counts = {
+        each.name: manner.shards if shards.can_split(notebook.load(project.notebook(each.name))) else 1
+        for each in todo
+    }
     entries = {
         each.name: {
             "parameters": each.parameters,

@@ -61,7 +61,9 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def start(
     context: typer.Context,
-    root: Annotated[Path | None, typer.Option(help="The project's folder, if not at or above this one.")] = None,
+    root: Annotated[
+        Path | None, typer.Option(help="The project's folder, if not at or above this one.")
+    ] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False,
 ) -> None:
@@ -105,10 +107,18 @@ def run(
             help="Notebooks at a time; each gets cores // jobs threads.",
         ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Run complete notebooks too, from the beginning.")] = False,
-    timeout: Annotated[int | None, typer.Option(min=1, metavar="SECONDS", help="Limit for each cell.")] = None,
-    shards: Annotated[int, typer.Option(min=1, help="Split each notebook's long measurements in so many jobs.")] = 1,
-    executor: Annotated[str, typer.Option(help="What runs the jobs: local, slurm, or another executor of Snakemake.")] = "local",
+    force: Annotated[
+        bool, typer.Option("--force", help="Run complete notebooks too, from the beginning.")
+    ] = False,
+    timeout: Annotated[
+        int | None, typer.Option(min=1, metavar="SECONDS", help="Limit for each cell.")
+    ] = None,
+    shards: Annotated[
+        int, typer.Option(min=1, help="Split each notebook's long measurements in so many jobs.")
+    ] = 1,
+    executor: Annotated[
+        str, typer.Option(help="What runs the jobs: local, slurm, or another executor of Snakemake.")
+    ] = "local",
 ) -> None:
     """Run every notebook that is not complete: new, changed, damaged or failed. Complete ones are skipped.
 
@@ -178,7 +188,9 @@ def publish(
     context: typer.Context,
     notebook: Annotated[str, typer.Argument(help="01_elime, 01, elime or a path.")],
     profile: Profile = "default",
-    tables_only: Annotated[bool, typer.Option("--tables-only", help="Tables, claims and run.json alone.")] = False,
+    tables_only: Annotated[
+        bool, typer.Option("--tables-only", help="Tables, claims and run.json alone.")
+    ] = False,
     limit: Annotated[float, typer.Option(min=0, help="Megabytes: HTML, then notebook are left out of more.")] = 3.0,
 ) -> None:
     """Copy a complete result to papermill_runs/reference and its claims into README.md, to be committed."""

@@ -85,7 +85,8 @@ def _machine(record: dict[str, Any]) -> tuple[Any, ...]:
 def _limits(declared: Tolerance | list[Any], alike: bool) -> dict[str, float | None]:
     by_column = declared if isinstance(declared, dict) else {"*": declared}
     return {
-        column: limit if not isinstance(limit, list | tuple) else limit[0 if alike else 1] for column, limit in by_column.items()
+        column: limit if not isinstance(limit, list | tuple) else limit[0 if alike else 1]
+        for column, limit in by_column.items()
     }
 
 

@@ -83,7 +83,9 @@ def _command(project: Project, state: Path, plan: dict[str, Any]) -> list[str]:
     return [*command, "--workflow-profile", str(settings) if settings.is_dir() else "none"]
 
 
-def drive(project: Project, state: Path, lock: Lock, plan: dict[str, Any], lines: progress.Progress) -> int:
+def drive(
+    project: Project, state: Path, lock: Lock, plan: dict[str, Any], lines: progress.Progress
+) -> int:
     """Run Snakemake in a group of its own, showing progress; its exit code, or 128 + the signal that came."""
     command = _command(project, state, plan)
     package = str(Path(__file__).resolve().parents[2])

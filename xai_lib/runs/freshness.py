@@ -64,7 +64,9 @@ def damage(folder: Path) -> str:
 def stale(record: dict[str, Any], notebook: str, parameters: dict[str, Any], root: Path) -> str:
     """Which of notebook, package, parameters and inputs changed since the run; empty if none did."""
     reasons = [
-        name for name, value in (("notebook", notebook), ("package", package_hash())) if record["hashes"].get(name) != value
+        name
+        for name, value in (("notebook", notebook), ("package", package_hash()))
+        if record["hashes"].get(name) != value
     ]
     then = record["parameters"]
     differing = sorted(
@@ -101,7 +103,9 @@ def _result_state(folder: Path, notebook: str, parameters: dict[str, Any], root:
         return State("damaged", broken)
     record = read_record(folder)
     reasons = stale(record, notebook, parameters, root) if record else ""
-    return State("stale", reasons) if reasons else State("complete", f"{record['finished'] if record else ''}")
+    return (
+        State("stale", reasons) if reasons else State("complete", f"{record['finished'] if record else ''}")
+    )
 
 
 def read_failure(project: Project, profile: str, name: str) -> str | None:

@@ -16,7 +16,11 @@ class Input(TypedDict):
 
 def _anchors(root: Path) -> list[tuple[str, Path]]:
     """Names of places, the deepest first: a virtual environment may lie in the project."""
-    places = [(f"${name}", Path(os.environ[name])) for name in ("XAI_DATA_HOME", "XAI_WEIGHTS_HOME") if os.environ.get(name)]
+    places = [
+        (f"${name}", Path(os.environ[name]))
+        for name in ("XAI_DATA_HOME", "XAI_WEIGHTS_HOME")
+        if os.environ.get(name)
+    ]
     places += [("$SITE_PACKAGES", Path(sysconfig.get_path("purelib"))), (".", root), ("~", Path.home())]
     resolved = [(name, place.resolve()) for name, place in places]
     return sorted(resolved, key=lambda place: len(place[1].parts), reverse=True)

@@ -155,11 +155,15 @@ async def _run_cells(
     return seconds
 
 
-async def _run_cell(client: BoundedClient, cell: NotebookNode, index: int, number: int, counted: bool = True) -> None:
+async def _run_cell(
+    client: BoundedClient, cell: NotebookNode, index: int, number: int, counted: bool = True
+) -> None:
     try:
         await client.async_execute_cell(cell, index, store_history=counted)
     except CellTimeoutError as error:
-        raise CellFailure(number, f"took longer than {client.timeout} s; allow more with --timeout") from error
+        raise CellFailure(
+            number, f"took longer than {client.timeout} s; allow more with --timeout"
+        ) from error
     except DeadKernelError as error:
         held, total = getattr(client.km, "peak", 0) / 1e9, psutil.virtual_memory().total / 1e9
         message = f"the kernel died (often: out of memory; it held up to {held:.1f} GB of {total:.0f})"

@@ -18,7 +18,9 @@ def load(path: Path) -> dict[str, Any]:
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if content["nbformat"] != 4:
-            raise NotebookError(f"{path} is nbformat {content['nbformat']}, 4 was expected: save it with JupyterLab")
+            raise NotebookError(
+                f"{path} is nbformat {content['nbformat']}, 4 was expected: save it with JupyterLab"
+            )
         for cell in content["cells"]:
             cell["source"] = "".join(cell["source"])
             cell.setdefault("metadata", {})
@@ -29,7 +31,9 @@ def load(path: Path) -> dict[str, Any]:
 
 def content_hash(notebook: dict[str, Any]) -> str:
     """sha256 of each cell's type, source and tags: outputs, counts and other metadata do not count."""
-    said = [[cell["cell_type"], cell["source"], cell["metadata"].get("tags", [])] for cell in notebook["cells"]]
+    said = [
+        [cell["cell_type"], cell["source"], cell["metadata"].get("tags", [])] for cell in notebook["cells"]
+    ]
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
 

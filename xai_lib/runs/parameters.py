@@ -43,7 +43,11 @@ def read(notebook: dict[str, Any], name: str) -> dict[str, Parameter]:
 
     Raises ParameterError if not exactly one code cell is tagged so, or if it holds more than literals.
     """
-    tagged = [cell for cell in notebook["cells"] if cell["cell_type"] == "code" and TAG in cell["metadata"].get("tags", [])]
+    tagged = [
+        cell
+        for cell in notebook["cells"]
+        if cell["cell_type"] == "code" and TAG in cell["metadata"].get("tags", [])
+    ]
     if len(tagged) != 1:
         found = "none is" if not tagged else f"{len(tagged)} are"
         raise ParameterError(f"{name}: exactly one code cell must be tagged 'parameters', {found}")
@@ -87,7 +91,8 @@ def _parse_statement(statement: ast.stmt, comments: dict[int, str], name: str) -
         json.dumps(default)
     except (ValueError, TypeError) as error:
         raise ParameterError(
-            f"{line}: '{target.id}' must be a plain literal (number, text, True, None, list, dict), found '{ast.unparse(value)}'"
+            f"{line}: '{target.id}' must be a plain literal (number, text, True, None, list, dict), "
+            f"found '{ast.unparse(value)}'"
         ) from error
     kind = _kind(annotation, default)
     try:
@@ -134,7 +139,9 @@ def _check(value: Any, node: ast.expr, kind: str) -> Any:
     if word == "float" and type(value) is int:
         return float(value)
     if word not in (*_PLAIN, "list", "None"):
-        raise ValueError(f"'{kind}' is no type for a parameter; use {', '.join(_PLAIN)}, list[...] or ... | None")
+        raise ValueError(
+            f"'{kind}' is no type for a parameter; use {', '.join(_PLAIN)}, list[...] or ... | None"
+        )
     if word not in _PLAIN or type(value) is not _PLAIN[word]:
         raise TypeError(f"expected {kind}, found {value!r} ({type(value).__name__})")
     return value
@@ -197,9 +204,12 @@ def _accept(name: str, offered: dict[str, Parameter], key: str, value: Any) -> A
     try:
         accepted = check(value, entry.type)
     except (TypeError, ValueError) as error:
-        raise ParameterError(f"{name}: parameter '{key}': {error}. Its default is {entry.default!r}") from error
+        raise ParameterError(
+            f"{name}: parameter '{key}': {error}. Its default is {entry.default!r}"
+        ) from error
     if accepted == [] and entry.default:
         raise ParameterError(
-            f"{name}: parameter '{key}': expected {entry.type} of at least one item, found []. Its default is {entry.default!r}"
+            f"{name}: parameter '{key}': expected {entry.type} of at least one item, found []. "
+            f"Its default is {entry.default!r}"
         )
     return accepted

@@ -113,7 +113,9 @@ def profile_parameters(project: Project, profile: str) -> dict[str, dict[str, An
                 f"There are: {', '.join(project.names())}"
             )
         if not isinstance(values, dict | None):
-            raise ProjectError(f"{project.relative(path)}: '{name}' must hold 'parameter: value' lines, found {values!r}")
+            raise ProjectError(
+                f"{project.relative(path)}: '{name}' must hold 'parameter: value' lines, found {values!r}"
+            )
     return {name: values or {} for name, values in content.items()}
 
 

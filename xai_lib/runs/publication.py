@@ -17,7 +17,9 @@ class PublishError(XaiError):
     """A result that must not be committed: incomplete, damaged or too large."""
 
 
-def publish(result_folder: str | Path, target_folder: str | Path, *, tables_only: bool = False, limit: int = LIMIT) -> Path:
+def publish(
+    result_folder: str | Path, target_folder: str | Path, *, tables_only: bool = False, limit: int = LIMIT
+) -> Path:
     """Copy a complete result over `target_folder`, whole or not at all; returns the target.
 
     The HTML is left out if the whole would pass `limit` bytes, then the notebook too, so that tables and figures stay.

@@ -109,7 +109,9 @@ def _write_claims(path: Path, claims: list[dict[str, Any]]) -> None:
     with path.open("w", encoding="utf-8", newline="") as stream:
         table = csv.DictWriter(stream, CLAIM_COLUMNS, lineterminator="\n")
         table.writeheader()
-        table.writerows({**claim, "holds": {True: "true", False: "false", None: ""}[claim["holds"]]} for claim in claims)
+        table.writerows(
+            {**claim, "holds": {True: "true", False: "false", None: ""}[claim["holds"]]} for claim in claims
+        )
 
 
 def _versions() -> dict[str, str]:

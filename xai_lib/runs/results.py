@@ -70,7 +70,9 @@ class Results:
 
         self._check("figures", name, caption)
         if not hasattr(figure, "savefig"):
-            raise ResultError(f"figure '{name}': a matplotlib Figure was expected, found {type(figure).__name__}")
+            raise ResultError(
+                f"figure '{name}': a matplotlib Figure was expected, found {type(figure).__name__}"
+            )
         data, width = _png(figure)
         pyplot.close(figure)
         if self.folder:
@@ -93,7 +95,9 @@ class Results:
 
         self._check("tables", name, caption)
         if not isinstance(frame, pandas.DataFrame):
-            raise ResultError(f"table '{name}': a pandas DataFrame was expected, found {type(frame).__name__}")
+            raise ResultError(
+                f"table '{name}': a pandas DataFrame was expected, found {type(frame).__name__}"
+            )
         if self.folder:
             plain = isinstance(frame.index, pandas.RangeIndex)
             frame.to_csv(self.folder / "tables" / f"{name}.csv", index=not plain, lineterminator="\n")
@@ -117,7 +121,9 @@ class Results:
         """
         self._check("claims", name, paper)
         if label not in LABELS:
-            raise ResultError(f"claim '{name}': label must be 'reproduced', 'replicated' or '', found {label!r}")
+            raise ResultError(
+                f"claim '{name}': label must be 'reproduced', 'replicated' or '', found {label!r}"
+            )
         if type(holds).__name__ not in ("bool", "bool_", "NoneType"):
             raise ResultError(f"claim '{name}': holds must be True, False or None, found {holds!r}")
         self._add(
@@ -233,7 +239,9 @@ class Results:
 
 def _check_name(name: str) -> None:
     if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9-]+", name):
-        raise ResultError(f"name {name!r}: only small letters, digits and '-' are allowed, for instance 'figure-3'")
+        raise ResultError(
+            f"name {name!r}: only small letters, digits and '-' are allowed, for instance 'figure-3'"
+        )
 
 
 def _json(value: Any, what: str) -> str:
@@ -242,7 +250,8 @@ def _json(value: Any, what: str) -> str:
         return json.dumps(value, default=_plain)
     except (TypeError, ValueError) as error:
         raise ResultError(
-            f"{what} holds what JSON cannot: {error}. Use numbers, text, lists and dictionaries with text as keys"
+            f"{what} holds what JSON cannot: {error}. Use numbers, text, lists and dictionaries with "
+            "text as keys"
         ) from error
 
 
