@@ -127,6 +127,20 @@ def test_no_words_lie_over_others() -> None:
     assert overlaps(framework().diagram()) == []
 
 
+def test_a_gallery_has_every_method_of_a_row_and_no_words_over_others() -> None:
+    methods = (*METHODS, "rap", "fem", "lrp")
+    views = Framework(planted()[0], methods=methods, settings=QUICK, background=torch.rand(3, 3, 32, 32))
+    found = views.explain(torch.rand(2, 3, 32, 32), [0, 1], names=["one", "two"])
+    figure = found.gallery(1, across=3)
+    assert overlaps(figure) == []
+    heads = [axes.get_title().split("\n")[0] for axes in figure.axes if axes.get_title()]
+    assert heads[0] == "two" and len(heads) == 1 + len(methods)
+    drawn = [axes.images[-1].get_array() for axes in figure.axes[1:] if axes.images and axes.images[-1].colorbar]
+    kept = [m for m in methods if m not in found.refusals]
+    assert len(drawn) == len(kept)
+    assert all(np.allclose(a, found.explanations[m].maps[1]) for a, m in zip(drawn, kept, strict=True))
+
+
 def test_a_refusal_is_shown_in_its_panel() -> None:
     classifier = planted()[0]  # no convolution: nothing for LRP to hand relevance through
     views = Framework(classifier, settings=QUICK, background=torch.rand(3, 3, 32, 32)).explain(torch.rand(2, 3, 32, 32))

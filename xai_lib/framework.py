@@ -127,19 +127,34 @@ class Views:
         """
         from xai_lib import plots
 
-        found, columns = self.readings(), []
-        for method in self.methods:
-            title, explanation = _title(method), self.explanations.get(method)
-            words = [str(each) for each in found.get(method, [])]
-            maps = explanation.maps if explanation else None
-            columns.append(plots.Column(title, maps, explanation.signed if explanation else True, words, self._note(method)))
         titles = [
             f"{name}\n{top[0].name} {top[0].probability:.2f}" + ("" if top[0].index == t else f"\nasked: {target} {p:.2f}")
             for name, top, t, target, p in zip(
                 self.names, self.top, self.targets.tolist(), self.target_names, self.probabilities, strict=True
             )
         ]
-        return plots.xai_views(self.images, titles, columns, shared=scale == "shared", width=width)
+        return plots.xai_views(self.images, titles, self._columns(), shared=scale == "shared", width=width)
+
+    def gallery(self, row: int = 0, across: int = 4) -> Figure:
+        """All methods of one row in a grid, `across` panels in a line, the photograph first: for many methods."""
+        from xai_lib import plots
+
+        title = f"{self.names[row]}\nasked: {self.target_names[row]} {self.probabilities[row]:.2f}"
+        columns = [c._replace(maps=None if c.maps is None else c.maps[row : row + 1], readings=c.readings[row : row + 1])
+                   for c in self._columns()]  # fmt: skip
+        return plots.xai_gallery(self.images[row], title, columns, across)
+
+    def _columns(self) -> list[Any]:
+        """What is drawn of each method."""
+        from xai_lib import plots
+
+        found, columns = self.readings(), []
+        for method in self.methods:
+            title, explanation = _title(method), self.explanations.get(method)
+            words = [str(each) for each in found.get(method, [])]
+            maps = explanation.maps if explanation else None
+            columns.append(plots.Column(title, maps, explanation.signed if explanation else True, words, self._note(method)))
+        return columns
 
     def _note(self, method: str) -> str:
         """What a column's head says of the method, or why it is empty."""

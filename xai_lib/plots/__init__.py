@@ -61,7 +61,7 @@ from xai_lib.plots.style import (
     pixels,
     png,
 )
-from xai_lib.plots.xai_framework import Column, class_views, xai_pipeline, xai_views
+from xai_lib.plots.xai_framework import Column, class_views, xai_gallery, xai_pipeline, xai_views
 
 __all__ = [
     # style
@@ -86,5 +86,5 @@ __all__ = [
     "copies", "shortcuts",
     # explorer
     "over", "scale", "outlined", "gradient", "exploration",
-    "Column", "class_views", "xai_views", "xai_pipeline",
+    "Column", "class_views", "xai_views", "xai_gallery", "xai_pipeline",
 ]  # fmt: skip

@@ -47,6 +47,21 @@ def xai_views(
     return figure
 
 
+@styled
+def xai_gallery(image: Array, title: str, columns: Sequence[Column], across: int = 4) -> Figure:
+    """One photograph `(3, H, W)` and a map `(1, H, W)` a method, in lines of `across` panels; as `xai_views` otherwise."""
+    lines, side = -(-(len(columns) + 1) // across), 1.75
+    figure, grid = canvas(lines, across, lines * (side + 0.3), across * (side + 0.15))
+    panels = grid.flatten()
+    show(panels[0], image)
+    panels[0].set_title("\n".join(_cut(line, 26) for line in title.split("\n")), fontsize=8)
+    for axes, column in zip(panels[1:], columns, strict=False):
+        _panel(axes, as_array(image), column, 0, False, round(16 * side))
+    for axes in panels[len(columns) + 1 :]:
+        axes.set_axis_off()
+    return figure
+
+
 def _panel(axes: Axes, image: Array, column: Column, i: int, shared: bool, letters: int) -> None:
     head = column.title
     if column.maps is None:
