@@ -23,7 +23,7 @@ KEY := import hashlib, os, sys; \
 SERIES := import sys; print("%d.%d" % sys.version_info[:2])
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lab bench reference readme embedded lock install clean
+.PHONY: help run test lab bench reference readme cards embedded lock install clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*  ## \(.*\)/  make \1	\2/p' Makefile | expand -t 18
@@ -54,6 +54,9 @@ reference: install  ## renew the committed result of a notebook; NOTEBOOK=01_eli
 
 readme: install  ## renew the table of methods in README.md
 	$(BIN)/python -m xai_lib.explainers README.md
+
+cards: install  ## measure the methods anew and write their cards, half an hour; ARGS="lrp rap" for some
+	$(BIN)/python -m xai_lib.cards $(ARGS)
 
 embedded: install  ## train the networks of data/embedded anew, hours; ARGS="critters_vgg19" or ARGS=generator
 	$(BIN)/python -m xai_lib.training.embedded $(ARGS)

@@ -26,7 +26,7 @@ from xai_lib.explainers import __main__ as methods
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-TARGETS = ["help", "run", "test", "lab", "bench", "reference", "readme", "embedded", "lock", "install", "clean"]
+TARGETS = ["help", "run", "test", "lab", "bench", "reference", "readme", "cards", "embedded", "lock", "install", "clean"]
 SYSTEMS = {
     "linux": {"os_name": "posix", "platform_system": "Linux", "platform_machine": "x86_64"},
     "darwin": {"os_name": "posix", "platform_system": "Darwin", "platform_machine": "arm64"},

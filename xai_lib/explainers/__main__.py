@@ -17,11 +17,12 @@ class MarkersError(XaiError):
 
 
 def table() -> str:
-    """One row a registered method: its name, title, needs, cost and source."""
+    """One row a registered method: its name with a link to its card, title, needs, cost and source."""
     explainers.names()  # imports them all
     rows = ["| name | method | needs of the network | calls an image | source |", "|---|---|---|---|---|"]
     for name, method in registered().items():
-        rows.append(f"| `{name}` | {method.title} | {method.needs} | {method.cost} | {method.source} |")
+        linked = f"[`{name}`](xai_lib/cards/methods/{name}.md)" if (explainers.CARDS / f"{name}.md").is_file() else f"`{name}`"
+        rows.append(f"| {linked} | {method.title} | {method.needs} | {method.cost} | {method.source} |")
     return "\n".join(rows)
 
 

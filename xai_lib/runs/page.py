@@ -109,7 +109,13 @@ endif %}</figcaption><div class="wide"><table class="data">
 ', ' }}
 {%- endfor %}. Finished {{ run.finished }}; seconds a cell: {{ run.cell_seconds|join(', ') }}.</p>
 {% if run.results.record %}<pre>{{ run.results.record|pretty }}</pre>{% endif %}</details>{% endif %}
-</section>{% endfor %}</main>
+</section>{% endfor %}
+{% if cards %}<section id="methods"><h2>The methods: a card each</h2>
+<p class="soft">Measured by one command, in the form of saliency cards (Boggust et al. 2023).</p>
+{% for title, sections in cards %}<details><summary>{{ title }}</summary>
+{% for head, rows in sections %}<h3>{{ head }}</h3><div class="wide"><table>
+{% for row in rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}</table></div>
+{% endfor %}</details>{% endfor %}</section>{% endif %}</main>
 <footer class="soft"><p>The labels reproduced and replicated are those of the ACM: reproduced with the
 authors' own
 artefacts, replicated with everything made anew.</p></footer></body></html>

@@ -49,6 +49,10 @@ class Project:
         """The path as a reader at the project's root would type it."""
         return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else str(path)
 
+    def cards(self) -> list[Path]:
+        """The cards of methods, where the project's package has any."""
+        return sorted(self.root.glob("*/cards/methods/*.md"))
+
     def names(self) -> list[str]:
         return sorted(path.stem for path in (self.root / "notebooks").glob("*.ipynb"))
 

@@ -50,6 +50,7 @@ def write(project: Project, profile: str) -> Path:
         verdicts=VERDICTS,
         claim_tones={True: "good", False: "bad", None: "warn"},
         entries=[_entry(project, profile, name) for name in project.names()],
+        cards=[_card(path) for path in project.cards()],
     )
     path = project.runs / profile / "index.html"
     write_whole(path, page)
@@ -84,6 +85,17 @@ def _entry(project: Project, profile: str, name: str) -> dict[str, Any]:
         "failed_notebook": f".failed/{name}/{name}.ipynb" if (failed / f"{name}.ipynb").exists() else "",
         "tables": [{**table, "head": _head(folder / table["file"])} for table in tables],
     }
+
+
+def _card(path: Path) -> tuple[str, list[tuple[str, list[list[str]]]]]:
+    """A method's card: its title, and its sections with the rows of their tables."""
+    title, *parts = path.read_text(encoding="utf-8").partition("# ")[2].split("\n## ")
+    sections = []
+    for part in parts:
+        head, *lines = part.strip().split("\n")
+        rows = [line.strip("| ").split(" | ", 1) for line in lines if line.startswith("| ") and line.strip("| ")]
+        sections.append((head, rows))
+    return f"{path.stem}: {title.splitlines()[0]}", sections
 
 
 def _end(log: Path) -> str:
