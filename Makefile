@@ -23,7 +23,7 @@ KEY := import hashlib, os, sys; \
 SERIES := import sys; print("%d.%d" % sys.version_info[:2])
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lab bench reference readme cards embedded lock install clean
+.PHONY: help run test lab bench reference readme cards assignments embedded lock install clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*  ## \(.*\)/  make \1	\2/p' Makefile | expand -t 18
@@ -57,6 +57,13 @@ readme: install  ## renew the table of methods in README.md
 
 cards: install  ## measure the methods anew and write their cards, half an hour; ARGS="lrp rap" for some
 	$(BIN)/python -m xai_lib.cards $(ARGS)
+
+assignments: install  ## the students' versions of notebooks/assignments, by nbgrader, in course/release
+	@mkdir -p course
+	@cd notebooks/assignments && for each in 0*; do \
+	    PYTHONWARNINGS=ignore ../../$(BIN)/python -m nbgrader generate_assignment "$$each" --force --create --log-level=WARN || exit 1; \
+	    echo "course/release/$$each"; \
+	done
 
 embedded: install  ## train the networks of data/embedded anew, hours; ARGS="critters_vgg19" or ARGS=generator
 	$(BIN)/python -m xai_lib.training.embedded $(ARGS)

@@ -19,4 +19,5 @@ def test_cells_are_short_and_the_source_has_no_outputs(notebook: Path) -> None:
 
 
 def test_there_are_notebooks() -> None:
-    assert {"01_elime", "02_advise", "03_evo_lrp", "04_xai_framework", "05_counterfactuals"} <= {path.stem for path in NOTEBOOKS}
+    papers = {"01_elime", "02_advise", "03_evo_lrp", "04_xai_framework", "05_counterfactuals"}
+    assert {"00_start_here", *papers} <= {path.stem for path in NOTEBOOKS}

@@ -134,7 +134,8 @@ def test_publish_refuses_what_is_damaged(changeable: Compendium, tmp_path: Path)
 def test_the_page_shows_the_cards_of_methods(changeable: Compendium) -> None:
     card = changeable.root / "package" / "cards" / "methods" / "lrp.md"
     card.parent.mkdir(parents=True)
-    card.write_text("<!-- by hand -->\n# LRP: back & forth\n\nWords.\n\n## Cost\n\n| | |\n|---|---|\n| Calls | 2 \\| <b> |\n\n## Signs\n\n")
+    table = "| | |\n|---|---|\n| Calls | 2 \\| <b> |\n"
+    card.write_text(f"<!-- by hand -->\n# LRP: back & forth\n\nWords.\n\n## Cost\n\n{table}\n## Signs\n\n")
     assert changeable.xai("report").returncode == 0
     page = changeable.path("default", "index.html").read_text()
     assert "<summary>lrp: LRP: back &amp; forth</summary>" in page and "<h3>Cost</h3>" in page and "<h3>Signs</h3>" in page

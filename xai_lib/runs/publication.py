@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 
 from xai_lib.errors import XaiError
@@ -52,22 +53,28 @@ def publish(
 def renew_claims(readme: str, target_folder: str | Path) -> str:
     """A README whose table of claims shows those of a published result.
 
-    The table stands between `<!-- claims PROFILE/NOTEBOOK -->` and `<!-- end of claims -->`; a README without these
-    lines comes back as it is.
+    The table stands between `<!-- claims PROFILE/NOTEBOOK -->` and `<!-- end of claims -->`, the count of verdicts between
+    `<!-- verdicts PROFILE/NOTEBOOK -->` and `<!-- end of verdicts -->`; a README without these comes back as it is.
     """
     folder = Path(target_folder)
-    begin, end = f"<!-- claims {folder.parent.name}/{folder.name} -->", "<!-- end of claims -->"
-    before, found, rest = readme.partition(begin)
-    _, closed, after = rest.partition(end)
-    if not found or not closed:
+    if not (folder / "claims.csv").is_file():
         return readme
     with (folder / "claims.csv").open(encoding="utf-8", newline="") as stream:
-        rows = [
-            f"| {claim['paper']} | {claim['ours']} | {VERDICTS[claim['holds']]} |".replace("\n", " ")
-            for claim in csv.DictReader(stream)
-        ]
+        claims = list(csv.DictReader(stream))
+    rows = [f"| {c['paper']} | {c['ours']} | {VERDICTS[c['holds']]} |".replace("\n", " ") for c in claims]
     table = "\n".join(["| paper says | we measured | holds |", "|---|---|---|", *rows])
-    return f"{before}{begin}\n{table}\n{end}{after}"
+    counts = Counter(VERDICTS[c["holds"]] for c in claims)
+    tally = ", ".join(f"{counts[verdict]} {verdict.strip('*')}" for verdict in VERDICTS.values() if counts[verdict])
+    which = f"{folder.parent.name}/{folder.name}"
+    readme = _between(readme, f"<!-- claims {which} -->", f"\n{table}\n", "<!-- end of claims -->")
+    return _between(readme, f"<!-- verdicts {which} -->", tally, "<!-- end of verdicts -->")
+
+
+def _between(text: str, begin: str, new: str, end: str) -> str:
+    """`text` with `new` between the first `begin` and the `end` that follows; as it is where either is missing."""
+    before, found, rest = text.partition(begin)
+    _, closed, after = rest.partition(end)
+    return f"{before}{begin}{new}{end}{after}" if found and closed else text
 
 
 def _copy(source: Path, target: Path, names: list[str], record: str) -> None:
