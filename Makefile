@@ -61,7 +61,7 @@ cards: install  ## measure the methods anew and write their cards, half an hour;
 assignments: install  ## the students' versions of notebooks/assignments, by nbgrader, in course/release
 	@mkdir -p course
 	@cd notebooks/assignments && for each in 0*; do \
-	    PYTHONWARNINGS=ignore ../../$(BIN)/python -m nbgrader generate_assignment "$$each" --force --create --log-level=WARN || exit 1; \
+	    PATH="$(CURDIR)/$(BIN):$$PATH" nbgrader generate_assignment "$$each" --force --create --log-level=WARN || exit 1; \
 	    echo "course/release/$$each"; \
 	done
 

@@ -102,5 +102,5 @@ def test_a_card_is_shown_by_help_and_by_name() -> None:
     shown = pydoc.render_doc(type(explainers.get("grad_cam")), renderer=pydoc.plaintext)
     assert "Rank" in shown or "rank correlation" in shown
     assert explainers.card("grad_cam").startswith("# Grad-CAM") and "## Sensitivity" in shown
-    with pytest.raises(UnknownExplainer, match="no card of 'gradcam'; did you mean 'grad_cam'"):
+    with pytest.raises(UnknownExplainer, match="no card of 'gradcam'; nearest: grad_cam"):
         explainers.card("gradcam")

@@ -18,7 +18,7 @@ READ_AS = {
     "advise": "**ADVISE**", "elime": "**E-LIME**", "evo_lrp": "**EVO-LRP**", "fem": "**FEM**", "grad_cam": "**Grad-CAM**",
     "grad_cam_pp": "**Grad-CAM++**", "greedy_deletion": "**Greedy deletion**", "greedy_insertion": "**greedy insertion**",
     "integrated_gradients": "**Integrated gradients**", "layer_cam": "**Layer-CAM**", "lime": "**LIME**",
-    "lime_stratified": "**Stratified LIME**", "lrp": "**LRP, z⁺ and ε**", "lrp_composite": "**LRP by depth**",
+    "lime_stratified": "**Stratified LIME**", "lrp": "**LRP, z⁺ and ε**", "lrp_composite": "**LRP** by depth",
     "random_search": "**random search**", "rap": "**RAP**", "score_cam": "**Score-CAM**", "shap": "**SHAP**",
 }  # fmt: skip
 

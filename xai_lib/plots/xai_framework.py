@@ -50,7 +50,7 @@ def xai_views(
 @styled
 def xai_gallery(image: Array, title: str, columns: Sequence[Column], across: int = 4) -> Figure:
     """One photograph `(3, H, W)` and a map `(1, H, W)` a method, in lines of `across` panels; as `xai_views` otherwise."""
-    lines, side = -(-(len(columns) + 1) // across), 1.75
+    lines, side = -(-(len(columns) + 1) // across), 1.6
     figure, grid = canvas(lines, across, lines * (side + 0.3), across * (side + 0.15))
     panels = grid.flatten()
     show(panels[0], image)
