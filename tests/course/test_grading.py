@@ -12,7 +12,7 @@ from nbformat import v4
 
 from tests.course import toy
 from xai_lib.command import main
-from xai_lib.course import assembly, grading
+from xai_lib.course import assembly, grading, submissions
 from xai_lib.course.assembly import CourseError
 
 LONG = "import sys\nfor _ in range(1100):\n    sys.stdout.write('x' * 100_000)\ndef square(x):\n    return x * x"
@@ -161,15 +161,15 @@ def test_students_own_cells_stay_where_they_were() -> None:
 
 def test_folders_that_cannot_be_graded_are_explained(tmp_path: Path) -> None:
     with pytest.raises(CourseError, match="holds no assignment"):
-        grading.assignments(tmp_path)
+        submissions.assignments(tmp_path)
     known = {"toy": tmp_path / "toy.ipynb"}
     with pytest.raises(CourseError, match="is no folder"):
-        grading.submissions(tmp_path / "none", known)
+        submissions.submissions(tmp_path / "none", known)
     with pytest.raises(CourseError, match="holds no folder of a student"):
-        grading.submissions(tmp_path, known)
+        submissions.submissions(tmp_path, known)
     (tmp_path / "ada").mkdir()
     with pytest.raises(CourseError, match="holds no notebook of any assignment"):
-        grading.submissions(tmp_path, known)
+        submissions.submissions(tmp_path, known)
     (tmp_path / "ada" / "tyo.ipynb").write_text(json.dumps({}))
     with pytest.raises(CourseError, match=r"tyo.ipynb belongs to no assignment called 'tyo'; nearest: toy"):
-        grading.submissions(tmp_path, known)
+        submissions.submissions(tmp_path, known)

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from jinja2 import Environment
 
 from xai_lib.course import assembly
+from xai_lib.course.submissions import Submission, summary
 from xai_lib.runs.page import STYLE
 from xai_lib.runs.project import write_whole
-
-if TYPE_CHECKING:
-    from xai_lib.course.grading import Submission
 
 PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
@@ -30,8 +27,6 @@ PAGE = """<!DOCTYPE html>
 
 def write(many: list[Submission], out: Path) -> list[Path]:
     """`feedback/STUDENT.html` for each; returns the files."""
-    from xai_lib.course.grading import summary
-
     template = Environment(autoescape=True).from_string(PAGE)
     files = []
     for student in dict.fromkeys(each.student for each in many):
