@@ -12,7 +12,7 @@ import pandas as pd
 from PIL import Image
 
 from xai_lib import plots
-from xai_lib.command.leaks import cells, rules, verdict
+from xai_lib.command.leaks_words import cells, rules, verdict
 from xai_lib.images import ImageError
 from xai_lib.images.decoding import read_pixels
 from xai_lib.leaks import Leaks

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -15,18 +15,15 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from xai_lib.relevance.layers import Convolution, Dense, Layer, Pooling, Scaling, Weighted, convolution_padding, pair
-from xai_lib.relevance.operations import Back, Operation, UnsupportedNetwork
-
-if TYPE_CHECKING:
-    from xai_lib.relevance.recording import Recording
+from xai_lib.relevance.operations import Back, Operation, Tape, UnsupportedNetwork
 
 
 class Mode(TorchFunctionMode, ABC):
     """Sees every call of a torch function; calls that a rule deals with go to `meet`."""
 
-    def __init__(self, recording: Recording) -> None:
+    def __init__(self, tape: Tape) -> None:
         super().__init__()
-        self.recording = recording
+        self.tape = tape
         self.padded: dict[int, tuple[Tensor, Padding]] = {}  # output of a padding -> its input, for the convolution that follows
         self.kept: list[Tensor] = []  # keeps identities unique
         self.written: dict[int, Tensor | None] = {}  # tensor that was written over -> what it holds now; None: in part
@@ -101,34 +98,34 @@ class Mode(TorchFunctionMode, ABC):
 
     def here(self) -> str:
         """Where in the network, for messages."""
-        layer = self.recording.linear[-1].layer if self.recording.linear else None
-        return f"{type(self.recording.network).__name__}, " + (f"after layer {layer.name!r}" if layer else "before any layer")
+        layer = self.tape.linear[-1].layer if self.tape.linear else None
+        return f"{type(self.tape.network).__name__}, " + (f"after layer {layer.name!r}" if layer else "before any layer")
 
 
 class Replay(Mode):
     """Answers each call with what was recorded, expanded to the candidates."""
 
-    def __init__(self, recording: Recording, candidates: int) -> None:
-        super().__init__(recording)
+    def __init__(self, tape: Tape, candidates: int) -> None:
+        super().__init__(tape)
         self.candidates, self.next = candidates, 0
 
     def meet(self, kind: str, function: Any, args: Any, kwargs: Any, inputs: list[Tensor]) -> Tensor:
-        if self.next == len(self.recording.operations):
+        if self.next == len(self.tape.operations):
             raise UnsupportedNetwork("the network's second pass differs from its first")
-        operation = self.recording.operations[self.next]
+        operation = self.tape.operations[self.next]
         self.next += 1
-        return cast(Tensor, Back.apply(self.recording, operation, self.candidates, *inputs))
+        return cast(Tensor, Back.apply(self.tape, operation, self.candidates, *inputs))
 
     def end(self) -> None:
-        if self.next != len(self.recording.operations):
+        if self.next != len(self.tape.operations):
             raise UnsupportedNetwork("the network's second pass differs from its first")
 
 
 class Recorder(Mode):
     """Computes each call, without a graph, and writes it down."""
 
-    def __init__(self, recording: Recording) -> None:
-        super().__init__(recording)
+    def __init__(self, tape: Tape) -> None:
+        super().__init__(tape)
         self.made: dict[int, Operation] = {}  # output of a layer that nothing has read so far -> the operation
         self.taken: set[int] = set()  # outputs of layers that took in a batch norm
 
@@ -137,8 +134,8 @@ class Recorder(Mode):
             self.used(inputs)
         with torch.no_grad():
             operation = getattr(self, f"_{kind}")(function, args, kwargs, inputs)
-        self.recording.operations.append(operation)
-        output = cast(Tensor, Back.apply(self.recording, operation, 1, *inputs))
+        self.tape.operations.append(operation)
+        output = cast(Tensor, Back.apply(self.tape, operation, 1, *inputs))
         self.kept.append(output)
         if kind == "linear":
             self.made[id(output)] = operation
@@ -151,20 +148,20 @@ class Recorder(Mode):
                 raise UnsupportedNetwork(f"{self.here()}: the output of a layer is used beside its batch norm")
 
     def _operation(self, kind: str, inputs: list[Tensor], output: Tensor, layer: Layer | None = None) -> Operation:
-        return Operation(kind, [x.detach() for x in inputs], output.detach(), self.recording.weighted - 1, layer)
+        return Operation(kind, [x.detach() for x in inputs], output.detach(), self.tape.weighted - 1, layer)
 
     def _linear(self, function: Any, args: Any, kwargs: Any, inputs: list[Tensor]) -> Operation:
         bound = dict(zip(_ARGUMENTS[function], args, strict=False)) | kwargs
         if len(inputs) > 1:
             raise UnsupportedNetwork(f"{self.here()}: a layer whose weights depend on the input has no rule")
-        x, index = inputs[0].detach(), self.recording.weighted
+        x, index = inputs[0].detach(), self.tape.weighted
         if function is not F.linear and x.ndim != 4:
             raise UnsupportedNetwork(f"{self.here()}: a convolution sees {tuple(x.shape)}; expected (N, C, H, W)")
-        layer = self.recording.layers.get(index)
+        layer = self.tape.layers.get(index)
         if layer is None:
             pad = self.padded.get(id(bound["input"]), (x, (0, 0, 0, 0)))[1]
-            layer = self.recording.layers[index] = self._layer(function, bound, x, pad)
-        self.recording.weighted += 1
+            layer = self.tape.layers[index] = self._layer(function, bound, x, pad)
+        self.tape.weighted += 1
         if layer.fused:  # by an earlier recording; here its plain output is wanted
             rest = {k: v for k, v in bound.items() if k not in ("input", "weight", "bias")}
             bias = bound.get("bias")
@@ -176,7 +173,7 @@ class Recorder(Mode):
         return self._operation("linear", [x], output, layer)
 
     def _layer(self, function: Any, bound: dict[str, Any], x: Tensor, pad: Padding) -> Weighted:
-        name = self.recording.names.get(id(bound["weight"]), f"call {self.recording.weighted}")
+        name = self.tape.names.get(id(bound["weight"]), f"call {self.tape.weighted}")
         weight, bias = bound["weight"].detach().to(x.dtype), bound.get("bias")
         bias = bias if bias is None else bias.detach().to(x.dtype)
         if function is F.linear:

@@ -1,15 +1,16 @@
-"""An operation of a recorded pass: what went in and came out, and its place in the graph of the way back."""
+"""A recorded pass and its operations: what went in and came out, and their place in the graph of the way back."""
 
 from __future__ import annotations
 
 import weakref
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from xai_lib.relevance.layers import Layer
+from xai_lib.relevance.layers import Layer, Weighted
 from xai_lib.relevance.rules import RelevanceError, Rule, State
 
 
@@ -46,13 +47,35 @@ class Ledger:
     """From the output to the input: a layer's name, its outputs' relevance in sum, and what its biases kept of it, `(P, N)`."""
 
 
+class Tape(ABC):
+    """What a pass through `network` writes down, from the input to the output, and the way back through one operation.
+
+    `layers`: convolutions and dense layers by number, of which `weighted` were met so far; `names`: theirs, by weight.
+    """
+
+    def __init__(self, network: nn.Module, layers: dict[int, Weighted]) -> None:
+        self.network, self.layers = network, layers
+        self.operations: list[Operation] = []
+        self.names = {id(p): n.rpartition(".")[0] for n, p in network.named_parameters()}
+        self.weighted = 0
+
+    @property
+    def linear(self) -> list[Operation]:
+        """The convolutions and dense layers, from the input to the output."""
+        return [o for o in self.operations if o.kind == "linear"]
+
+    @abstractmethod
+    def back(self, operation: Operation, r: Tensor) -> list[Tensor]:
+        """Relevance of the operation's inputs from that of its output, `(P, N, ...)`."""
+
+
 class Back(torch.autograd.Function):
     """Stands in the graph for an operation: its output is known, on the way back the rule decides."""
 
     @staticmethod
-    def forward(ctx: Any, recording: Any, operation: Operation, candidates: int, *inputs: Tensor) -> Tensor:
-        # weak: the recording holds this graph, and Python's collector does not see cycles through autograd's nodes
-        ctx.recording, ctx.operation, ctx.candidates = weakref.ref(recording), operation, candidates
+    def forward(ctx: Any, tape: Tape, operation: Operation, candidates: int, *inputs: Tensor) -> Tensor:
+        # weak: the tape holds this graph, and Python's collector does not see cycles through autograd's nodes
+        ctx.tape, ctx.operation, ctx.candidates = weakref.ref(tape), operation, candidates
         output = operation.output
         if candidates == 1:
             return output.detach()
@@ -61,7 +84,7 @@ class Back(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, relevance: Tensor) -> tuple[Any, ...]:
         r = relevance.unflatten(0, (ctx.candidates, -1))
-        return None, None, None, *(f.flatten(0, 1) for f in ctx.recording().back(ctx.operation, r))
+        return None, None, None, *(f.flatten(0, 1) for f in ctx.tape().back(ctx.operation, r))
 
 
 def unpooled(operation: Operation, r: Tensor) -> Tensor:

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from xai_lib.allocator import keep_freed_memory
 from xai_lib.explanation import left_as_it_was
 from xai_lib.relevance.calls import Mode, Recorder, Replay
-from xai_lib.relevance.layers import Layer, Weighted
-from xai_lib.relevance.operations import Ledger, Operation, UnsupportedNetwork, unpooled
+from xai_lib.relevance.layers import Layer
+from xai_lib.relevance.operations import Ledger, Operation, Tape, UnsupportedNetwork, unpooled
 from xai_lib.relevance.rules import Epsilon, RelevanceError, Rule
 
 
@@ -33,7 +33,7 @@ class RuleChoice(Protocol):
     def rule(self, operation: Operation, recording: Recording) -> Rule: ...
 
 
-class Recording:
+class Recording(Tape):
     """A forward pass of `inputs` `(N, C, H, W)`, as the network wants them, in their dtype.
 
     The network is put into evaluation mode for the pass and left as it was. `layers` of an earlier recording of the same
@@ -45,13 +45,9 @@ class Recording:
         if not isinstance(inputs, Tensor) or inputs.ndim < 2 or not inputs.is_floating_point():
             found = f"{tuple(inputs.shape)} of {inputs.dtype}" if isinstance(inputs, Tensor) else type(inputs).__name__
             raise RelevanceError(f"inputs: expected floats (N, C, H, W), normalised as the network wants them; found {found}")
-        self.network = network
+        super().__init__(network, earlier.layers if earlier is not None else {})
         layout = torch.channels_last if inputs.ndim == 4 else torch.contiguous_format
         self.inputs = inputs.detach().contiguous(memory_format=layout)
-        self.operations: list[Operation] = []
-        self.layers: dict[int, Weighted] = earlier.layers if earlier is not None else {}
-        self.names = {id(p): n.rpartition(".")[0] for n, p in network.named_parameters()}
-        self.weighted = 0
         self._graphs: dict[int, tuple[Tensor, Tensor]] = {}
         self._choice: RuleChoice | None = None
         self._values: Tensor | None = None
@@ -63,11 +59,6 @@ class Recording:
             raise UnsupportedNetwork(f"expected logits (N, classes), found {tuple(self.logits.shape)}")
         if not self.weighted:
             raise UnsupportedNetwork(f"{type(network).__name__} has no convolution or dense layer")
-
-    @property
-    def linear(self) -> list[Operation]:
-        """The convolutions and dense layers, from the input to the output."""
-        return [o for o in self.operations if o.kind == "linear"]
 
     def relevance(
         self,
