@@ -10,7 +10,7 @@ import pytest
 from tests.course import releases
 from xai_lib.course import assembly
 
-SECRET = re.compile(r"### BEGIN (SOLUTION|HIDDEN TESTS|MARK SCHEME)\n(.*?)### END \1", re.DOTALL)
+SECRET = re.compile(r"(?:###|===) BEGIN (SOLUTION|HIDDEN TESTS|MARK SCHEME)[ =]*\n(.*?)(?:###|===) END \1", re.DOTALL)
 
 
 @pytest.fixture(scope="module", params=releases.NAMES)
@@ -29,7 +29,8 @@ def test_no_line_of_a_solution_hidden_test_or_mark_scheme_survives(pair: tuple[P
     assert len(secret) > 30
     handed = {line.strip() for cell in release.cells for line in cell.source.splitlines()}
     assert not secret & handed
-    assert "### BEGIN" not in pair[1].read_text() and "### END" not in pair[1].read_text()
+    assert {found[1] for found in SECRET.finditer(whole)} == {"SOLUTION", "HIDDEN TESTS", "MARK SCHEME"}
+    assert not re.search("(###|===) (BEGIN|END)", pair[1].read_text())
 
 
 def test_what_students_may_see_is_what_grading_takes_for_unchanged(pair: tuple[Path, Path]) -> None:
@@ -38,3 +39,17 @@ def test_what_students_may_see_is_what_grading_takes_for_unchanged(pair: tuple[P
     assert told[0] == told[1]
     assert assembly.assemble(source, release).remarks == []
     assert any("raise NotImplementedError" in cell.source for cell in release.cells)
+
+
+def test_every_text_task_keeps_its_question_and_has_a_mark_scheme_for_the_teacher(pair: tuple[Path, Path]) -> None:
+    source, release = (assembly.load(path) for path in pair)
+    guide = (releases.FOLDER / "README.md").read_text(encoding="utf-8")
+    texts = [i for i, cell in enumerate(source.cells) if cell.cell_type == "markdown" and cell.metadata["nbgrader"]["solution"]]
+    assert len(texts) >= 2
+    for i in texts:
+        question = source.cells[i - 1]
+        assert question.metadata["nbgrader"]["locked"] and "?" in question.source
+        assert release.cells[i - 1].source == question.source
+        assert release.cells[i].source == "YOUR ANSWER HERE"
+        (scheme,) = SECRET.findall(source.cells[i].source)
+        assert scheme[1].strip() in guide
