@@ -51,6 +51,12 @@ def test_solutions_get_all_points(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_solutions_get_all_points_whatever_the_student_is_called(name: str) -> None:
+    for student in ("李雷", "s0000001"):
+        assert lost(name, {"student": f"STUDENT = {student!r}"}) == {}, student
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_the_untouched_release_gets_none(name: str) -> None:
     assert set(lost(name, solved=False)) == {task.name for task in assembly.tasks(source(name)) if not task.by_hand}
 
