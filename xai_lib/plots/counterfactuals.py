@@ -15,6 +15,7 @@ from xai_lib.plots.pictures import show, show_map
 from xai_lib.plots.style import BLUE, GREY, ORANGE, PAGE, RED, Array, as_array, canvas, pixels, styled
 
 _CURVES = (BLUE, ORANGE, "#009E73", RED, "#CC79A7", "#56B4E9")
+_OPAQUE: dict[str, Any] = {"frameon": True, "framealpha": 1, "edgecolor": "none", "borderpad": 0.2}  # over the lines of crossings
 
 
 class Shown(NamedTuple):
@@ -78,19 +79,19 @@ def search_outline(
     axes.set(xlim=(-0.005, 1.005), ylim=(0, 1.06))
     axes.set_axis_off()
     shape = "×".join(map(str, (*features[1:], features[0])))
-    box(axes, 0.0, 0.62, 0.17, 0.26, f"noise {noise_shape}\n{noises} starts\na class vector", THING)
-    box(axes, 0.0, 0.28, 0.17, 0.26, f"class vector c, {class_count}\ncorrect, wrong\nor softmax of x*", THING)
+    box(axes, 0.0, 0.62, 0.17, 0.26, f"noise {noise_shape}\n{noises} starts for\neach class vector", THING)
+    box(axes, 0.0, 0.28, 0.17, 0.26, f"vector c, {class_count} classes:\ncorrect, wrong,\nor softmax of x*", THING)
     box(axes, 0.21, 0.45, 0.13, 0.26, f"generator\n{generator}\n(fixed)", NETWORK)
-    box(axes, 0.39, 0.45, 0.11, 0.26, "picture\nG(z, c)", THING)
+    box(axes, 0.39, 0.49, 0.11, 0.22, "picture\nG(z, c)", THING)
     box(axes, 0.56, 0.22, 0.15, 0.49, f"features φ of\n{classifier}\n(fixed)\n{shape}", NETWORK)
     climbed = f"cosine of φ(x*), φ(G(z, c))\nclimbed by RMSprop,\nrate {learning_rate:g}, {updates} updates"
     box(axes, 0.77, 0.36, 0.23, 0.26, climbed, METHOD)
-    inset: Any = axes.inset_axes((0.385, 0.02, 0.12, 0.33))
+    inset: Any = axes.inset_axes((0.385, 0.0, 0.12, 0.33))
     inset.imshow(pixels(image))
     inset.set_axis_off()
-    axes.text(0.445, 0.375, "x*, misclassified", ha="center", fontsize=7)
+    axes.text(0.445, 0.36, "x*, misclassified", ha="center", fontsize=7)
     ways = [(0.17, 0.75, 0.21, 0.62), (0.17, 0.41, 0.21, 0.53), (0.34, 0.58, 0.39, 0.58), (0.5, 0.58, 0.56, 0.58)]
-    for x, y, x_end, y_end in [*ways, (0.5, 0.19, 0.56, 0.3), (0.71, 0.49, 0.77, 0.49)]:
+    for x, y, x_end, y_end in [*ways, (0.51, 0.19, 0.56, 0.3), (0.71, 0.49, 0.77, 0.49)]:
         arrow(axes, (x, y), (x_end, y_end))
     axes.plot([0.885, 0.885, 0.085], [0.62, 1.0, 1.0], color="0.35", linewidth=0.9)
     arrow(axes, (0.085, 1.0), (0.085, 0.88))
@@ -163,7 +164,7 @@ def confidences(ways: Sequence[Way]) -> Figure:
         upper.plot(as_array(way.wrong), ":", color=ORANGE, linewidth=2, label=way.wrong_name)
         upper.set_title(way.title.replace(" taken for ", "\ntaken for "), fontsize=8)
         upper.set(ylim=(-0.02, 1.42), yticks=[0, 0.5, 1], ylabel="" if c else "confidence")
-        upper.legend(loc="upper left", fontsize=7, handlelength=1.3)
+        upper.legend(loc="upper left", fontsize=7, handlelength=1.3, **_OPAQUE)
         if below:
             _moves(grid[1, c], way.lower or {})
             grid[1, c].set(ylabel="" if c else "change, sd")
@@ -187,4 +188,4 @@ def _moves(axes: Axes, lower: Mapping[str, tuple[Array, Array]]) -> None:
         axes.plot(as_array(at), found - found[0], color=colour, linewidth=1.1, label=name.replace("_", " "))
     axes.axhline(0, color="0.8", linewidth=0.7)
     if lower:
-        axes.legend(loc="upper left", fontsize=6.5)
+        axes.legend(loc="upper left", fontsize=6.5, **_OPAQUE)

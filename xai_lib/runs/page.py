@@ -57,7 +57,7 @@ initial-scale=1">
 {% for entry in entries %}<tr><td><a href="#{{ entry.name }}">{{ entry.name }}</a></td>
 <td class="{{ tones[entry.state.kind] }}">{{ entry.state.kind }}</td>
 <td>{% if entry.record %}{% set claims = entry.record.results.claims %}
-{{- claims|selectattr('holds')|list|length }} of {{ claims|length }}{% endif %}</td>
+{{- claims|selectattr('holds')|list|length ~ ' of ' ~ claims|length if claims else 'none made' }}{% endif %}</td>
 <td>{% if entry.record %}{{ entry.record.seconds|clock }}{% endif %}</td></tr>{% endfor
 %}</table></div></header>
 <main>{% for entry in entries %}{% set run = entry.record %}
