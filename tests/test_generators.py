@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -118,3 +120,16 @@ def test_a_file_that_does_not_fit_is_refused(model: BigGAN, tmp_path: Path) -> N
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(GeneratorError, match="config.json does not describe a generator"):
         generators.load_generator(tmp_path)
+
+
+def test_neither_nltk_nor_a_network_is_needed() -> None:
+    program = """
+import socket, sys
+def refused(*_args, **_named): raise OSError("no network in this test")
+socket.socket.connect = socket.create_connection = socket.getaddrinfo = refused
+sys.modules["nltk"] = None  # importing it is an error
+from xai_lib import counterfactuals
+assert counterfactuals.load_generator("critters").classes == 8
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
