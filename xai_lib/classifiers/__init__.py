@@ -15,15 +15,17 @@ from torch import nn
 
 from xai_lib import heads, small_networks
 from xai_lib.classifiers import sources
-from xai_lib.classifiers.classifier import Classifier, ClassifierError, Prediction, Provenance, UnknownNetwork
+from xai_lib.classifiers.classifier import Classifier, Prediction, Provenance, UnknownNetwork
+from xai_lib.classifiers.modes import left_as_it_was
 from xai_lib.classifiers.sources import imagenet_classes
+from xai_lib.classifiers.trial import ClassifierError
 from xai_lib.errors import nearest
 from xai_lib.images import View
 from xai_lib.weights import EMBEDDED, WeightsError, read_state_dict, weights_home
 
 __all__ = [
     "Classifier", "ClassifierError", "Prediction", "Provenance", "UnknownNetwork", "WeightsError", "architecture", "available",
-    "find_device", "imagenet_classes", "load", "names", "read_state_dict", "weights_home",
+    "find_device", "imagenet_classes", "left_as_it_was", "load", "names", "read_state_dict", "weights_home",
 ]  # fmt: skip
 
 
