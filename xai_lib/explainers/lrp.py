@@ -238,11 +238,6 @@ def propagate(
         values = values.to(recording.inputs)
         for rule in {composite.convolution, composite.dense}:
             type(rule)(values)  # the rule's own check
-    if composite.first is not None and recording.linear[0].inputs[0].shape != recording.inputs.shape:
-        raise RelevanceError(
-            f"the first layer of {type(recording.network).__name__} sees {tuple(recording.linear[0].inputs[0].shape)}, not the "
-            f"inputs {tuple(recording.inputs.shape)}: it can have no rule of its own"
-        )
     return recording.relevance(start, composite, values, groups, ledger)
 
 

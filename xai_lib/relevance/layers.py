@@ -208,6 +208,51 @@ class Scaling(Weighted):
 
 
 @dataclass
+class Mapping(Weighted):
+    """Any function of an input and weights that is linear in both: other convolutions, products of matrices."""
+
+    function: Callable[[Tensor, Tensor], Tensor] = torch.matmul
+
+    def forward(self, x: Tensor, sign: Sign = 0) -> Tensor:
+        return self.function(x, self.of_sign(sign))
+
+    def back(self, g: Tensor, like: Tensor, sign: Sign = 0) -> Tensor:
+        return self._transposed(g, like, self.of_sign(sign))
+
+    def real_inputs(self, x: Tensor) -> Tensor:
+        return self.function(torch.ones_like(x), torch.ones_like(self.weight))[:1]
+
+    def spread(self, g: Tensor, like: Tensor) -> Tensor:
+        return self._transposed(g, like, torch.ones_like(self.weight))
+
+    def _transposed(self, g: Tensor, like: Tensor, weight: Tensor) -> Tensor:
+        with torch.enable_grad():
+            zero = torch.zeros_like(like).requires_grad_()
+            output = self.function(zero, weight)
+            return torch.stack([torch.autograd.grad(output, zero, each, retain_graph=True)[0] for each in g])
+
+
+@dataclass
+class Shift(Weighted):
+    """A constant that is added: `bias` in the shape of the output, or one that broadcasts to it."""
+
+    def forward(self, x: Tensor, sign: Sign = 0) -> Tensor:
+        return torch.zeros_like(x) if sign < 0 else x.clone()
+
+    def back(self, g: Tensor, like: Tensor, sign: Sign = 0) -> Tensor:
+        return torch.zeros_like(g) if sign < 0 else g.clone()
+
+    def real_inputs(self, x: Tensor) -> Tensor:
+        return x.new_ones(())
+
+    def spread(self, g: Tensor, like: Tensor) -> Tensor:
+        return g
+
+    def bias_like(self, z: Tensor) -> Tensor:
+        return z.new_zeros(()) if self.bias is None else self.bias
+
+
+@dataclass
 class Pooling(Layer):
     """Average pooling, or a mean over axes: a map with positive weights and no bias."""
 

@@ -158,7 +158,9 @@ class Norm(Rule):
 class AlphaBeta(Rule):
     """LRP-alpha-beta: R_i = sum_j (alpha z+_ij / z+_j - beta z-_ij / z-_j) R_j, beta = alpha - 1 >= 0; alpha = 1 is z+.
 
-    `bias="keep"` is zennit's rule. Pooling and sums: with `"spread"` the same rule on their positive and negative parts, else
+    `bias="keep"` is zennit's rule, but with alpha = 1 a unit to which nothing is added (no positive contribution, no positive
+    bias) hands its relevance to the negative ones, where zennit drops it: behind SiLU, hard-swish or no activation, z+ would
+    lose it. Pooling and sums: with `"spread"` the same rule on their positive and negative parts, else
     in proportion (Norm).
     """
 
@@ -179,7 +181,10 @@ class AlphaBeta(Rule):
         else:
             state |= by_sign(positive, negative, self.stabiliser, one_sided=self.bias == "spread")
         if state["up"].isinf().any() or state["un"].isinf().any():  # only where the stabiliser is 0
+            nothing = state["up"].isinf()
             state["up"], state["un"] = (torch.nan_to_num(state[k], posinf=0, neginf=0) for k in ("up", "un"))
+            if self.bias == "keep" and bool((nothing & (state["un"] != 0)).any()):
+                state["un_instead"] = state["un"] * nothing
         return state
 
     def redistribute(self, layer: Layer, state: State, relevance: Tensor, value: Value) -> Tensor:
@@ -394,9 +399,12 @@ def shares(state: State, relevance: Tensor, value: Value) -> tuple[Tensor, Tenso
     above = (relevance * state["up"]).mul_(alpha)
     if "up_alone" in state:
         above += relevance * state["up_alone"]
-    if "un_alone" not in state and bool((torch.as_tensor(value) == 1).all()):
+    instead = "un_instead" in state and bool((torch.as_tensor(value) == 1).any())
+    if "un_alone" not in state and not instead and bool((torch.as_tensor(value) == 1).all()):
         return above, None
     below = (relevance * state["un"]).mul_(1 - alpha)
+    if instead:
+        below += relevance * state["un_instead"] * (torch.as_tensor(alpha) == 1)
     if "un_alone" in state:
         below += relevance * state["un_alone"]
     return above, below
