@@ -31,6 +31,7 @@ class Mode(TorchFunctionMode, ABC):
     def __init__(self, tape: Tape) -> None:
         super().__init__()
         self.tape = tape
+        self.met = 0
         self.start: Tensor | None = None  # the network's input
         self.kept: list[Any] = []  # keeps identities unique
         self.padded: dict[int, tuple[Tensor, Padding]] = {}  # output of a padding -> its input, for the convolution behind
@@ -39,11 +40,16 @@ class Mode(TorchFunctionMode, ABC):
         self.masks: set[int] = set()  # the same, but piecewise constant: comparisons, indices
         self.axes: dict[int, int] = {}  # the axis of the images where it is not the first; -1: lost
         self.gates: dict[int, int] = {}  # lies between two limits -> how surely it is a gate, see `known.BOUNDED`
+        self.sources: dict[int, Tensor] = {}  # output of a layer, with its batch norm if any -> what the layer sees
         self.unknown: dict[Any, str] = {}  # node of the graph that no rule is known for -> in words
 
     @abstractmethod
     def meet(self, kind: str, function: Any, args: Any, kwargs: Any, inputs: list[Tensor]) -> Tensor:
         """The output of a call; `inputs` are its arguments that depend on the network's input."""
+
+    def sources_of(self, operation: Operation, inputs: list[Tensor]) -> list[Tensor]:
+        """What an operation's node stands behind: its inputs, or of layers added up what all of them see."""
+        return [self.sources[id(inputs[0])]] if operation.kind == "linear" and len(inputs) == 2 else inputs
 
     def used(self, inputs: list[Tensor]) -> None:
         """Called for whatever reads a tensor that depends on the network's input."""
@@ -91,10 +97,20 @@ class Mode(TorchFunctionMode, ABC):
             inputs = [self.padded.get(id(x), (x, None))[0] for x in inputs]
         output = self.meet(kind, func, args, kwargs, inputs)
         self.kept.append(output)
+        self._source(self.tape.operations[self.met - 1], inputs, output)
         self._tag(kind, func, args, inputs, output)
         if known.in_place(func, args, kwargs) and isinstance(args[0], Tensor):
             self._written(cast(Tensor, self._target), output)
         return output
+
+    def _source(self, operation: Operation, inputs: list[Tensor], output: Tensor) -> None:
+        """Keep account of what a layer's output was made of; a batch norm that it took in is part of it."""
+        if operation.kind == "linear" and id(inputs[0]) in self.sources and len(inputs) == 2:
+            self.sources[id(output)] = self.sources[id(inputs[0])]
+        elif operation.kind in ("linear", "scale"):
+            self.sources[id(output)] = inputs[0]
+        elif operation.kind == "pass" and operation.layer is not None:
+            self.sources[id(output)] = self.sources[id(inputs[0])]
 
     def call(self, func: Any, *args: Any, **kwargs: Any) -> Any:
         """A call made in the course of another, seen as well."""
@@ -119,7 +135,7 @@ class Mode(TorchFunctionMode, ABC):
         if func in known.MAX_POOLING and not kwargs.get("return_indices"):
             return "max"
         if func in known.POOLING:
-            return "pool"
+            return None if func in known.MEANS and over_images(args, kwargs) else "pool"
         constants = func in known.CONCATENATIONS and len(inputs) < len(tensors(args, kwargs))
         return "selection" if func in known.SELECTIONS or constants else None
 
@@ -150,9 +166,11 @@ class Mode(TorchFunctionMode, ABC):
             if output.requires_grad:
                 self.gates.pop(id(output), None)
                 if view:
-                    self._tag("view", func, args, inputs, output)
+                    self._tag("view", func, args, inputs, output, tuple(kwargs[k] for k in _DIMS if k in kwargs))
                 elif func not in known.SHAPED:
-                    self.unknown[output.grad_fn] = f"{self.here()}: no rule is known for {name_of(func)}()"
+                    mixed = func in known.MEANS
+                    words = "a mean over images has no rule" if mixed else f"no rule is known for {name_of(func)}()"
+                    self.unknown[output.grad_fn] = f"{self.here()}: {words}"
                     if func in known.BOUNDED:
                         self.gates[id(output)] = known.BOUNDED[func]
             elif func not in known.SHAPED:
@@ -180,7 +198,7 @@ class Mode(TorchFunctionMode, ABC):
             if not t.requires_grad and id(t) in self.masks and func in known.ADDITIONS | known.SUBTRACTIONS:
                 raise UnsupportedNetwork(f"{self.here()}: a mask made of the input is added to it, for which no rule is known")
 
-    def _tag(self, kind: str, func: Any, args: Any, inputs: list[Tensor], output: Tensor) -> None:
+    def _tag(self, kind: str, func: Any, args: Any, inputs: list[Tensor], output: Tensor, dims: tuple[Any, ...] = ()) -> None:
         """Keep account of which tensors are gates, and of which have another axis than the images' first."""
         rank = min((self.gates.get(id(x), 0) for x in inputs), default=0)
         if func in known.BOUNDED:
@@ -195,7 +213,7 @@ class Mode(TorchFunctionMode, ABC):
             self.gates[id(output)] = rank
         axis = self.axes.get(id(inputs[0]), 0)
         if kind == "view":
-            axis = axis_behind(func, args, axis, inputs[0], output)
+            axis = axis_behind(func, (*args, *dims), axis, inputs[0], output)
         elif axis:
             self.tape.moved = True
         if axis:
@@ -272,17 +290,18 @@ class Replay(Mode):
 
     def __init__(self, tape: Tape, candidates: int) -> None:
         super().__init__(tape)
-        self.candidates, self.next = candidates, 0
+        self.candidates = candidates
 
     def meet(self, kind: str, function: Any, args: Any, kwargs: Any, inputs: list[Tensor]) -> Tensor:
-        if self.next == len(self.tape.operations):
+        if self.met == len(self.tape.operations):
             raise UnsupportedNetwork("the network's second pass differs from its first")
-        operation = self.tape.operations[self.next]
-        self.next += 1
+        operation = self.tape.operations[self.met]
+        self.met += 1
+        inputs = self.sources_of(operation, inputs)
         return cast(Tensor, Back.apply(self.tape, operation, self.candidates, *inputs))
 
     def end(self) -> None:
-        if self.next != len(self.tape.operations):
+        if self.met != len(self.tape.operations):
             raise UnsupportedNetwork("the network's second pass differs from its first")
 
 
@@ -307,5 +326,15 @@ def is_matrix(value: Any) -> bool:
     return isinstance(value, Tensor) and value.ndim == 2 and not value.requires_grad
 
 
+def over_images(args: Any, kwargs: Any) -> bool:
+    """Whether a mean or sum goes over the first axis."""
+    dims = kwargs.get("dim", args[1] if len(args) > 1 else None)
+    dims = [dims] if isinstance(dims, int) else dims
+    return not dims or any(d in (0, -args[0].ndim) for d in dims)
+
+
 def name_of(function: Any) -> str:
     return str(getattr(function, "__name__", function))
+
+
+_DIMS = ("dim", "dims", "dim0", "dim1", "axis", "source", "destination")  #: arguments of views that name axes, in order

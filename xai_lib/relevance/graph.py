@@ -28,18 +28,22 @@ def carrying(output: Tensor) -> Iterator[Any]:
                 waiting.append(below)
 
 
-def check(logits: Tensor, inputs: Tensor, unknown: dict[Any, str]) -> None:
-    """Raise `UnsupportedNetwork` unless all that relevance passes is a recorded operation, a view or the input.
+def check(logits: Tensor, inputs: Tensor, unknown: dict[Any, str]) -> set[int]:
+    """The identities of the operations that relevance passes.
 
-    `unknown`: nodes of calls without a rule, in words.
+    Raises `UnsupportedNetwork` unless whatever it passes is a recorded operation, a view or the input. `unknown`: nodes of
+    calls without a rule, in words.
     """
-    reached = False
+    reached, live = False, set()
     for node in carrying(logits):
         if node in unknown:
             raise UnsupportedNetwork(unknown[node] + "; known are convolutions, dense layers, normalisations, elementwise "
                                      "activations, attention, pooling, sums, products and concatenations of branches")  # fmt: skip
         name = str(node.name())
-        if isinstance(node, OURS) or is_view(name):
+        if isinstance(node, OURS):
+            live.add(id(node.operation))
+            continue
+        if is_view(name):
             continue
         if name.split("::")[-1] == "AccumulateGrad":
             reached = reached or node.variable is inputs
@@ -49,6 +53,7 @@ def check(logits: Tensor, inputs: Tensor, unknown: dict[Any, str]) -> None:
                                  "functions of torch")  # fmt: skip
     if not reached:
         raise UnsupportedNetwork("no relevance reaches the input: the logits depend on it through gates alone")
+    return live
 
 
 def is_view(name: str) -> bool:

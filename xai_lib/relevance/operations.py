@@ -26,10 +26,11 @@ class Operation:
     kind: str
     inputs: list[Tensor]
     output: Tensor
-    index: int
+    index: int = -1
     layer: Layer | None = None
     indices: Tensor | None = None  #: of max pooling
     monotone: bool = False  #: elementwise, never decreasing or never increasing
+    live: bool = True  #: relevance passes it, for it is not there for a gate alone
     gates: frozenset[int] = frozenset()  #: inputs that count as constants and get no relevance
     sides: list[Operation] = field(default_factory=list)  #: of a product of matrices: each factor, the other one held
     function: Callable[..., Tensor] | None = None  #: of a selection: the output from the inputs
@@ -67,7 +68,8 @@ def of_images(x: Tensor, images: int) -> Tensor:
 class Tape(ABC):
     """What a pass through `network` writes down, from the input to the output, and the way back through one operation.
 
-    `layers`: convolutions and dense layers by number, of which `weighted` were met so far; `names`: theirs, by weight.
+    `layers`: convolutions and dense layers by number of their call; `weighted`: how many relevance passes; `names`: of
+    layers, by weight.
     """
 
     def __init__(self, network: nn.Module, layers: dict[int, Weighted]) -> None:
@@ -81,8 +83,16 @@ class Tape(ABC):
 
     @property
     def linear(self) -> list[Operation]:
-        """The convolutions and dense layers, from the input to the output."""
-        return [o for o in self.operations if o.kind == "linear"]
+        """The convolutions and dense layers that relevance passes, from the input to the output."""
+        return [o for o in self.operations if o.kind == "linear" and o.live]
+
+    def number(self) -> None:
+        """Give each operation the number of the last layer up to it."""
+        self.weighted = 0
+        for operation in self.operations:
+            self.weighted += operation.kind == "linear" and operation.live
+            for each in (operation, *operation.sides):
+                each.index = self.weighted - 1
 
     @abstractmethod
     def back(self, operation: Operation, r: Tensor) -> list[Tensor | None]:

@@ -23,6 +23,7 @@ from xai_lib.relevance.layers import (
     Scaling,
     Shift,
     Weighted,
+    added,
     convolution_padding,
     pair,
 )
@@ -35,6 +36,8 @@ class Recorder(Mode):
     def __init__(self, tape: Tape) -> None:
         super().__init__(tape)
         self.made: dict[int, Operation] = {}  # output of a layer that nothing has read so far -> the operation
+        self.maps: dict[int, Weighted] = {}  # output of a layer, with its batch norm if any -> the layer
+        self.entries: list[tuple[Operation, Tensor]] = []  # each layer, and what it sees in the graph
         self.taken: set[int] = set()  # outputs of layers that took in a batch norm
 
     def meet(self, kind: str, function: Any, args: Any, kwargs: Any, inputs: list[Tensor]) -> Tensor:
@@ -43,9 +46,15 @@ class Recorder(Mode):
         with torch.no_grad():
             operation = getattr(self, f"_{kind}")(function, args, kwargs, inputs)
         self.tape.operations.append(operation)
+        self.met += 1
+        inputs = self.sources_of(operation, inputs)
         output = cast(Tensor, Back.apply(self.tape, operation, 1, *inputs))
         self.kept.append(output)
-        if kind == "linear" and not name_of(function).startswith("conv_transpose"):
+        if operation.kind in ("linear", "scale") or (operation.kind == "pass" and operation.layer is not None):
+            self.maps[id(output)] = cast(Weighted, operation.layer)
+        if operation.kind == "linear":
+            self.entries.append((operation, inputs[0]))
+        if operation.kind == "linear" and not name_of(function).startswith("conv_transpose"):
             self.made[id(output)] = operation
         return output
 
@@ -56,7 +65,7 @@ class Recorder(Mode):
                 raise UnsupportedNetwork(f"{self.here()}: the output of a layer is used beside its batch norm")
 
     def _operation(self, kind: str, inputs: list[Tensor], output: Tensor, layer: Layer | None = None) -> Operation:
-        return Operation(kind, [x.detach() for x in inputs], output.detach(), self.tape.weighted - 1, layer)
+        return Operation(kind, [x.detach() for x in inputs], output.detach(), layer=layer)
 
     # layers with weights, and the batch norms behind them
 
@@ -65,9 +74,7 @@ class Recorder(Mode):
         bound = known.bound(name, args, kwargs)
         if len(inputs) > 1 or not bound["input"].requires_grad:
             raise UnsupportedNetwork(f"{self.here()}: a layer whose weights depend on the input has no rule")
-        x, index = inputs[0].detach(), self.tape.weighted
-        if index == 0:
-            self.tape.pixels, self.tape.direct = graph.before(inputs[0]), inputs[0].grad_fn is None
+        x, index = inputs[0].detach(), len(self.entries)
         if function is not F.linear and x.ndim != int(name_of(function)[-2]) + 2:
             shape = "(N, C, H, W)" if function is torch.conv2d else "images on the first axis, channels on the second"
             raise UnsupportedNetwork(f"{self.here()}: a convolution sees {tuple(x.shape)}; expected {shape}")
@@ -75,7 +82,6 @@ class Recorder(Mode):
         if layer is None:
             pad = self.padded.get(id(bound["input"]), (x, (0, 0, 0, 0)))[1]
             layer = self.tape.layers[index] = self._layer(function, bound, x, pad)
-        self.tape.weighted += 1
         if layer.fused:  # by an earlier recording; here its plain output is wanted
             rest = {k: v for k, v in bound.items() if k not in ("input", "weight", "bias")}
             output = function(bound["input"].detach(), bound["weight"], bound.get("bias"), **rest)
@@ -85,7 +91,7 @@ class Recorder(Mode):
         return self._operation("linear", [x], output, layer)
 
     def _layer(self, function: Any, bound: dict[str, Any], x: Tensor, pad: Padding) -> Weighted:
-        name = self.tape.names.get(id(bound["weight"]), f"call {self.tape.weighted}")
+        name = self.tape.names.get(id(bound["weight"]), f"call {len(self.entries)}")
         weight, bias = bound["weight"].detach(), bound.get("bias")
         bias = bias if bias is None else bias.detach()
         if function is F.linear:
@@ -123,7 +129,7 @@ class Recorder(Mode):
             layer.fuse(scale, shift)
         self.taken.add(id(x))
         before.output = output
-        return self._operation("pass", [], output)
+        return self._operation("pass", [], output, layer)
 
     # sums and products
 
@@ -140,13 +146,35 @@ class Recorder(Mode):
         second = second if times == 1 else second * times
         output = first + second
         if len(inputs) == 2:
-            return self._operation("sum", [first, second], output)
+            return self._parallel(inputs, times, output) or self._operation("sum", [first, second], output)
         x, constant = (first, second) if args[0] is inputs[0] else (second, first)
         bias = torch.as_tensor(constant, dtype=output.dtype, device=output.device)
         layer = Shift(bias.new_zeros(()), bias.clone(), f"a constant {self.here()}")
         operation = self._operation("scale", [x], output, layer)
         operation.monotone = True
         return operation
+
+    def _parallel(self, inputs: list[Tensor], times: float, output: Tensor) -> Operation | None:
+        """Layers that see the same and are added up are one layer, as in networks that are trained with branches and run
+        without (RepVGG, MobileOne)."""
+        one, two = (self.sources.get(id(x)) for x in inputs)
+        maps = [self.maps.get(id(x)) for x in inputs]
+        if one is None or one is not two or maps[0] is None or maps[1] is None or times != 1:
+            return None
+        index = len(self.entries)
+        layer = self.tape.layers.get(index) or added(maps[0], maps[1])
+        if layer is None:
+            return None
+        self.tape.layers[index] = layer
+        return self._operation("linear", [one.detach()], output, layer)
+
+    def end(self) -> None:
+        """Number the layers that relevance passes; those of gates alone are not among them."""
+        for operation, x in self.entries:
+            if operation.live:
+                self.tape.pixels, self.tape.direct = graph.before(x), x.grad_fn is None
+                break
+        self.tape.number()
 
     def _product(self, function: Any, args: Any, kwargs: Any, inputs: list[Tensor]) -> Operation:
         first, second = (a.detach() if isinstance(a, Tensor) else a for a in args[:2])
@@ -178,7 +206,7 @@ class Recorder(Mode):
         for i in mine:
             mapping = call if i == 0 else (lambda x, w: call(w, x))
             layer = Mapping(plain[1 - i], None, f"a product of matrices {self.here()}", mapping)
-            operation.sides.append(Operation("mixing", [plain[i]], operation.output, operation.index, layer))
+            operation.sides.append(Operation("mixing", [plain[i]], operation.output, layer=layer))
         ranks = [self.gates.get(id(x), 0) for x in inputs]
         if len(inputs) == 2 and max(ranks) > 1 and ranks[0] != ranks[1]:
             operation.gates = frozenset((ranks.index(max(ranks)),))
@@ -191,10 +219,6 @@ class Recorder(Mode):
             return cast(Tensor, function(values, *args[1:], **kwargs))
 
         output = pool(inputs[0].detach())
-        dims = kwargs.get("dim", args[1] if len(args) > 1 else None) if function in known.MEANS else 1
-        dims = [dims] if isinstance(dims, int) else dims
-        if not dims or any(d in (0, -inputs[0].ndim) for d in dims):
-            raise UnsupportedNetwork(f"{self.here()}: a mean over images has no rule")
         return self._operation("pool", inputs, output, Pooling(pool, f"pooling {self.here()}"))
 
     def _selection(self, function: Any, args: Any, kwargs: Any, inputs: list[Tensor]) -> Operation:

@@ -134,7 +134,9 @@ class Recording(Tape):
         if not isinstance(logits, Tensor) or not logits.requires_grad:
             raise UnsupportedNetwork("the network's output is no tensor that depends on its input")
         if isinstance(mode, Recorder):
-            graph.check(logits, start, mode.unknown)
+            live = graph.check(logits, start, mode.unknown)
+            for operation in self.operations:
+                operation.live = id(operation) in live
         mode.end()
         return start, logits
 
