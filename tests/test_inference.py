@@ -80,7 +80,7 @@ def test_the_copy_follows_a_changed_weight() -> None:
     classifier = tiny()
     images = classifier.normalise(picture()[None])
     first = fast_network(classifier, FLOAT32).logits(images)
-    assert fast_network(classifier, FLOAT32) is fast_network(classifier, FLOAT32)
+    assert fast_network(classifier, FLOAT32).network is fast_network(classifier, FLOAT32).network
     with torch.no_grad():
         classifier.network[-1].bias += 1
     torch.testing.assert_close(fast_network(classifier, FLOAT32).logits(images), first + 1)

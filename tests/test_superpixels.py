@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.networks import picture, planted, tiny
 from xai_lib import images
 from xai_lib.inference import FLOAT32, Plan
-from xai_lib.superpixels import Fitness, SuperpixelError, fill_of, log_odds, masked_images, segment
+from xai_lib.superpixels import Fitness, SuperpixelError, fill_of, masked_images, segment
 
 
 def slow_masked(image: np.ndarray, segments: np.ndarray, mask: np.ndarray, fill: str) -> np.ndarray:

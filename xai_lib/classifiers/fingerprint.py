@@ -14,6 +14,7 @@ import types
 import weakref
 import zlib
 from collections.abc import Iterable, Mapping
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 DEPTH = 6  #: objects entered below a module that are not modules themselves: a way to a data set ends somewhere
-_PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, range, slice, np.generic)
+_PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, range, slice, np.generic, PurePath)
 _QUICK = frozenset(_PLAIN)  #: looked at first, by exact type
 
 
@@ -41,7 +42,7 @@ def structure_of(network: nn.Module) -> bytes:
     bytes
         16 bytes, the same as long as nothing changed.
     """
-    return _Walk(values=False).digest(network)
+    return _Walk(values=False, identities=True).digest(network)
 
 
 def contents_of(network: nn.Module) -> bytes:
@@ -60,14 +61,19 @@ def contents_of(network: nn.Module) -> bytes:
         16 bytes, the same as long as nothing changed that the walk can see
         (but for one change in 2**32).
     """
-    return _Walk(values=True).digest(network)
+    return _Walk(values=True, identities=False).digest(network)
+
+
+def state_of(network: nn.Module) -> bytes:
+    """As `contents_of`, but that objects count by identity too, for this process alone: also what cannot be looked into."""
+    return _Walk(values=True, identities=True).digest(network)
 
 
 class _Walk:
     """One walk over the objects of a network. Each is entered once; met again, it is named by its place."""
 
-    def __init__(self, values: bool) -> None:
-        self.values = values
+    def __init__(self, values: bool, identities: bool) -> None:
+        self.values, self.identities = values, identities
         self._words: list[str] = []
         self._places: dict[int, int] = {}
         self._alive: list[Any] = []  # keeps identities unique
@@ -148,7 +154,7 @@ class _Walk:
         """A module or another object: its class, then its attributes; those that are empty say nothing."""
         kind = type(value)
         self._say(kind.__module__, kind.__qualname__)
-        if not self.values:
+        if self.identities:
             self._say(id(value), id(kind))
         for cls in kind.__mro__:
             if not cls.__module__.startswith(_GIVEN):
