@@ -16,6 +16,7 @@ was copied, and is compared with it again on the first image of every explanatio
 from __future__ import annotations
 
 import copy
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -63,16 +64,31 @@ Answer = Callable[[nn.Module, Tensor], Tensor]
 
 
 class Route(NamedTuple):
-    """One way to run a network: itself, or a copy; `folded` counts the norms that are folded into convolutions."""
+    """One way to run a network: itself, or a copy; `folded` counts the norms that are folded into convolutions.
+
+    `alone`: one image at a time, as rows of a batch feel each other (dynamic quantisation takes its scale from all of them).
+    """
 
     network: nn.Module
     dtype: torch.dtype
     layout: torch.memory_format
     folded: int = 0
+    alone: bool = False
 
     def laid(self, batch: Tensor) -> Tensor:
         """A batch `(N, C, H, W)` as this way takes it."""
-        return batch.to(self.dtype).contiguous(memory_format=self.layout)
+        return laid(batch.to(self.dtype), self.layout)
+
+
+def laid(batch: Tensor, layout: torch.memory_format) -> Tensor:
+    """A batch `(N, C, H, W)` in a memory layout, also where one channel or one pixel leaves open which one it is in.
+
+    `contiguous` leaves such a batch alone, and a convolution may go by its strides and answer channels last.
+    """
+    batch = batch.contiguous(memory_format=layout)
+    if layout == torch.contiguous_format and batch.stride() != torch.empty(batch.shape, device="meta").stride():
+        return batch.clone(memory_format=layout)
+    return batch
 
 
 class FastNetwork:
@@ -99,11 +115,11 @@ class FastNetwork:
             For NaN.
         """
         n, missing = len(normalised), self.plan.inner_batch - len(normalised)
-        if missing:
+        if missing and not self.route.alone:
             normalised = torch.cat([normalised, normalised[-1:].expand(missing, -1, -1, -1)])
         batch = self.route.laid(normalised)
         if self.network is self._classifier.core:
-            found = _own(self.network, batch)
+            found = torch.cat([_own(self.network, part) for part in batch.split(1 if self.route.alone else len(batch))])
         else:
             with torch.inference_mode():
                 found = self.network(batch)
@@ -188,17 +204,18 @@ def first_right(
         What is asked of a network and a batch; its output by default.
     """
     ask = answer or (lambda module, batch: module(batch))
-    wanted = [_own(network, batch, ask) for batch in checks]
-    for route in _routes(network, checks[0], formats):
+    wanted = [torch.cat([_own(network, image, ask) for image in batch.split(1)]) for batch in checks]
+    itself = Route(network, checks[0].dtype, torch.contiguous_format)
+    for route in itertools.chain(_routes(network, checks[0], formats), [itself]):
         if all(_agrees(route, batch, found, ask) for batch, found in zip(checks, wanted, strict=True)):
             return route
-    return Route(network, checks[0].dtype, torch.contiguous_format)
+    return itself._replace(alone=True)
 
 
 def _own(network: nn.Module, batch: Tensor, ask: Answer = lambda module, batch: module(batch)) -> Tensor:
     """The answer of the untouched network; inference mode would leave its mark on tensors that it keeps."""
     with left_as_it_was(network), torch.inference_mode(False), torch.no_grad():
-        return ask(network, batch.clone() if batch.is_inference() else batch).detach()
+        return ask(network, laid(batch.clone() if batch.is_inference() else batch, torch.contiguous_format)).detach()
 
 
 SLACK = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 0.03, torch.bfloat16: 0.15}

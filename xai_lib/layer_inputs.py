@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -99,7 +99,13 @@ class LayerInput:
 
 @contextmanager
 def gradients_in_words(classifier: Classifier) -> Iterator[None]:
-    """Raises `ExplanationError` where autograd finds no way from the scores back to the input."""
+    """Gradients by the input alone; raises `ExplanationError` where autograd finds no way back to it.
+
+    Weights require none inside, and do again after `left_as_it_was`, within which this is used.
+    """
+    for parameter in classifier.parameters():
+        if not parameter.is_inference():  # such a one never requires any, and cannot be told so
+            parameter.requires_grad_(False)
     try:
         yield
     except RuntimeError as error:
@@ -170,9 +176,10 @@ def _find(classifier: Classifier, layer: str, size: tuple[int, int]) -> Place:
     candidates = [known] if known else _candidates(classifier, one, stride)
     for name in candidates:
         inputs = LayerInput(classifier, name)
-        if inputs.check(one, other):
-            shape = tuple(inputs.of(one)[0].shape[1:])
-            return Place(name, shape, "as in paper 4" if known else f"{_WORDS[stride]} activation at stride {stride}")
+        with suppress(ExplanationError):  # it may run twice
+            if inputs.check(one, other):
+                shape = tuple(inputs.of(one)[0].shape[1:])
+                return Place(name, shape, "as in paper 4" if known else f"{_WORDS[stride]} activation at stride {stride}")
     return Place(PIXELS, (classifier.channels, *size), f"no layer at stride {stride} through which everything goes")
 
 

@@ -67,7 +67,6 @@ class IntegratedGradients(Explainer):
     ) -> tuple[Tensor, int, dict[str, Any]]:
         from captum.attr import IntegratedGradients as Integral  # half a second that other methods need not spend
 
-        classifier.requires_grad_(False)
         start, wanted = baseline(image, settings.baseline), torch.tensor([[target]], device=image.device)
 
         def score(images: Tensor) -> Tensor:

@@ -222,7 +222,6 @@ class Shap(Explainer):
     def explain_image(
         self, classifier: Classifier, image: Tensor, target: int, settings: Settings, rng: np.random.Generator
     ) -> tuple[Tensor, int, dict[str, Any]]:
-        classifier.requires_grad_(False)
         size = (image.shape[1], image.shape[2])
         background = self._background(classifier, image, settings, rng)
         place = find(classifier, settings.layer, size)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from xai_lib.errors import XaiError
+from xai_lib.inference import laid
 
 Network = Callable[[Tensor], Tensor]
 Order = Literal["most", "least"]
@@ -283,7 +284,7 @@ def _checked(network: Network, inputs: Tensor, targets: Tensor) -> list[int]:
         raise FaithfulnessError(f"inputs: expected floats (N, C, H, W), found {inputs.dtype} {tuple(inputs.shape)}")
     if targets.shape != inputs.shape[:1] or targets.is_floating_point() or targets.dtype == torch.bool:
         raise FaithfulnessError(f"targets: expected {len(inputs)} integers, found {targets.dtype} {tuple(targets.shape)}")
-    if isinstance(network, nn.Module) and network.training:
+    if isinstance(network, nn.Module) and any(m.training for m in network.modules() if next(m.children(), None) is None):
         raise FaithfulnessError("network: expected evaluation mode, found training mode; call network.eval()")
     return [int(t) for t in targets.tolist()]
 
@@ -332,7 +333,7 @@ class _Asked:
 
     def _run(self, images: Tensor) -> Tensor:
         try:
-            return self.network(images.contiguous(memory_format=self.layout))
+            return self.network(laid(images, self.layout))
         except Exception:  # of foreign code, such as a view of what is not contiguous
             if self.layout == torch.contiguous_format:
                 raise
