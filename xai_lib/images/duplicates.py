@@ -24,19 +24,20 @@ TURNS = (
 BACK = np.array([0, 1, 2, 5, 4, 3, 6, 7])  #: the turn that undoes each
 NOT_SEARCHED = "crops, added borders, negatives and copies turned by other angles are not looked for"
 
-GREY, SMALL, COLOUR = 96, 32, 16  # sides of the small copies
+GREY, SMALL, COLOUR = 128, 32, 16  # sides of the small copies
 PLAIN = 3.0  # grey levels: standard deviation beyond a quadratic surface, below which nothing is to be recognised
 DRAWN = 0.7  # proportion of pixels on two levels (of 32) above which an image counts as a drawing or text
 ALIKE = 0.985  # correlation of the small grey copies
 LEVELS = 16  # by which means over 4×4 of 32×32 pixels may differ
-LOCAL = 0.4  # of a drawing: unexplained proportion of the local contrast
+LOCAL = 0.3  # of a drawing: unexplained proportion of the local contrast
 GAIN = 2.5  # by which the contrast of a copy may have been changed
 
 
 class Look(NamedTuple):
-    """What is kept of one image to compare it with others, 11 KB.
+    """What is kept of one image to compare it with others: 2 KB, of a drawing 18 KB.
 
-    `grey` `(96, 96)`, `small` `(32, 32)` and `colour` `(16, 16, 3)`: uint8, whatever the image's shape. `hashes` `(8,)` uint64:
+    `grey` `(128, 128)` of drawings, else `(0, 0)`; `small` `(32, 32)`; `colour` `(16, 16, 3)`: uint8, whatever the image's
+    shape. `hashes` `(8,)` uint64:
     perceptual hashes of the eight orientations, by the numbers of `TURNS`. `structure`: standard deviation of `small` around
     the best quadratic surface, grey levels. `drawn`: proportion of pixels on the two commonest of 32 levels.
     """
@@ -56,7 +57,8 @@ def look(pixels: np.ndarray) -> Look:
     grey, small = (np.asarray(plain.resize((side, side), Image.Resampling.BILINEAR)) for side in (GREY, SMALL))
     colour = np.asarray(image.resize((COLOUR, COLOUR), Image.Resampling.BOX))
     levels = np.sort(np.bincount(grey.ravel() // 8, minlength=2))
-    return Look(grey, small, colour, _hashes(plain), _structure(small), float(levels[-2:].sum()) / grey.size)
+    drawn = float(levels[-2:].sum()) / grey.size
+    return Look(grey if drawn > DRAWN else grey[:0, :0].copy(), small, colour, _hashes(plain), _structure(small), drawn)
 
 
 def turned(values: np.ndarray, turn: int) -> np.ndarray:
@@ -92,22 +94,23 @@ def same(a: Look, b: Look, turn: int = 0) -> bool:
     """Whether `b` shows the same as `a` in the orientation `turn`, up to size, shape, compression, mild blur, grey and contrast.
 
     Images without structure are never near duplicates. Of drawings and text (most pixels on two levels) nothing but size,
-    compression and mild blur may differ, and only upright copies count: two dots may well lie mirrored to one another.
+    compression and mild blur may differ, and only upright copies count: two dots may well lie mirrored to one another. Lines of
+    text that differ in one letter of a hundredth of the image may still be taken for one another.
     """
-    drawn = max(a.drawn, b.drawn) > DRAWN
-    if min(a.structure, b.structure) < PLAIN or (turn and drawn):
+    drawn = [each.drawn > DRAWN for each in (a, b)]
+    if min(a.structure, b.structure) < PLAIN or (turn and any(drawn)):
         return False
     x, y = turned(a.small, turn).astype(np.float32), b.small.astype(np.float32)
     if np.corrcoef(x.ravel(), y.ravel())[0, 1] < ALIKE:
         return False
     agree, both = _colours(a, b, turn)
-    if agree < (0.8 if drawn else 0.5):
+    if agree < (0.8 if any(drawn) else 0.5):
         return False
-    free = not drawn and both and 1 / GAIN < y.std() / x.std() < GAIN
+    free = not any(drawn) and both and 1 / GAIN < y.std() / x.std() < GAIN
     fits = (y - y.mean()) / y.std() * x.std() + x.mean() if free else y
     if min(_apart(x, y), _apart(x, fits)) > LEVELS:
         return False
-    return not drawn or _details_agree(a.grey, b.grey)
+    return not all(drawn) or _details_agree(a.grey, b.grey)
 
 
 def _colours(a: Look, b: Look, turn: int) -> tuple[float, bool]:
@@ -198,6 +201,6 @@ def as_bits(phashes: Sequence[str]) -> np.ndarray:
 
 
 def telling(bits: np.ndarray) -> np.ndarray:
-    """Which hashes `(N,)` come from an image with any structure: of such a one half of the 64 bits are set, of a flat one none."""
+    """Which hashes `(N,)` come from an image with any structure: of such a one half of the bits are set, of a flat one none."""
     found: np.ndarray = np.bitwise_count(bits) >= 16
     return found

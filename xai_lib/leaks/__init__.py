@@ -9,9 +9,9 @@ found.pairs(8)                                # the copies
 
 Copies: images of the same decoded pixels, and near ones, which a perceptual hash (64 bits, `imagehash.phash`) proposes and the
 images themselves confirm (`images.duplicates`): other sizes, shapes, compression, grey, contrast, mild blur, mirrored, rotated
-by 90°. Not looked for: crops, added borders, negatives, other angles; of drawings and text also mirrored or rotated ones. Shortcuts: a
-decision tree (scikit-learn) that sees no picture, only its size, its borders, or what the file says of camera and program,
-and still names the class better than always saying the commonest (surely: the lower end of Wilson's 99.9 % interval spares 5 %
+by 90°. Not looked for: crops, added borders, negatives, other angles; of drawings and text also mirrored or rotated ones.
+Shortcuts: a decision tree (scikit-learn) that sees no image, only its size, its borders, or what the file says of camera and
+program, and still names the class better than always naming the commonest (surely: the lower end of Wilson's 99.9 % interval spares 5 %
 of the mistakes). Thresholds are our choice.
 """
 
@@ -116,7 +116,8 @@ def find(
     `source`: a folder (`folder/CLASS/*`, `folder/SPLIT/CLASS/*`, or `train/*` and `test/*` without classes); "brain-mri", by
     the list of data/registry and the originals' sizes, without any file; labelled `Images` of files; or a table with `name`,
     `split`, `class` and `path`. `near`: bits of 64 in which the hashes of near copies may differ, below 0 for exact copies
-    alone. `turns`: whether mirrored and rotated (by 90°) copies are near copies, too. `seed`: of folds and trees. `jobs`: processes that read files.
+    alone. `turns`: whether mirrored and rotated (by 90°) copies are near copies, too. `seed`: of folds and trees. `jobs`:
+    processes that read files.
 
     The trees are cross-validated in the training split (called train..., else the largest), copies kept together, and with
     splits also tested on the others, with and without pictures that have a copy. Damaged files are left out and listed.
