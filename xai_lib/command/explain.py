@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -43,6 +42,7 @@ out, and the exit code is 1. Nothing is downloaded."""
 EXIT_CODES = "Exit codes: 0 all explained; 1 a photograph was left out, or no method could explain; 2 unknown name, no file."
 
 SHAP_SAMPLES = 50  # of this command: some 20 seconds; its own default of 200, the paper's, takes four times as long
+SHAP_PLACES = ("auto", "pixels", "stride2", "stride4")  # that its layer may be called besides
 
 
 class ExplainError(XaiError):
@@ -56,7 +56,7 @@ class Outcome:
     written: list[Path] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
     refusals: dict[str, str] = field(default_factory=dict)
-    remark: str = ""
+    remarks: list[str] = field(default_factory=list)
     explained: bool = False
 
 
@@ -88,8 +88,8 @@ def explain(
     seed: Annotated[int, typer.Option(help="Of methods that draw random numbers.")] = 0,
 ) -> None:
     outcome = run(photos, network, method or [], target, out, samples, seed, layer)
-    if outcome.remark:
-        typer.echo(f"xai: {outcome.remark}", err=True)
+    for remark in outcome.remarks:
+        typer.echo(f"xai: {remark}", err=True)
     for path in outcome.written:
         typer.echo(path)
     for name, reason in outcome.left_out.items():
@@ -119,8 +119,9 @@ def run(
 
     found = images.load([str(path) for path in paths])
     outcome, tables = Outcome(), []
-    classifier, outcome.remark = _load(network)
-    framework = _framework(classifier, methods, samples, layer, seed)
+    classifier = _load(network, outcome.remarks)
+    framework = _framework(classifier, methods, seed)
+    _adjust(framework, samples, layer, outcome.remarks)
     wanted = None if target is None else find_class(classifier, target)
     for row, name in enumerate(found.names):
         image = _read(found, row, classifier, outcome)
@@ -148,18 +149,18 @@ def _check_destination(destination: Path, several: bool) -> None:
         raise ExplainError(f"--out {destination}: expected a name that ends in .png")
 
 
-def _load(network: str) -> tuple[Classifier, str]:
-    """The network, tried out, and a remark on what was assumed of it."""
+def _load(network: str, remarks: list[str]) -> Classifier:
+    """The network, tried out; what was assumed of it is added to `remarks`."""
     from xai_lib.command import own_network
 
-    classifier, remark = own_network.load(network) if own_network.is_own(network) else (_registered(network), "")
+    classifier = own_network.load(network, remarks) if own_network.is_own(network) else _registered(network)
     if classifier.channels not in (1, 3):
         raise ExplainError(
             f"{classifier.name} takes images of {classifier.channels} channels; xai explain gives 3, or 1 by luminance. Call the "
             "explainers in Python, on tensors (N, channels, H, W) in 0..1"
         )
     classifier.check()
-    return classifier, remark
+    return classifier
 
 
 def _registered(network: str) -> Classifier:
@@ -176,28 +177,29 @@ def _registered(network: str) -> Classifier:
         ) from None
 
 
-def _framework(classifier: Classifier, methods: list[str], samples: int | None, layer: str | None, seed: int) -> Framework:
+def _framework(classifier: Classifier, methods: list[str], seed: int) -> Framework:
     from xai_lib.framework import METHODS, Framework
 
-    framework = Framework(classifier, methods=[*dict.fromkeys(methods)] or METHODS, seed=seed)
-    if samples is None and "shap" in framework.settings:
-        _change(framework, "samples", SHAP_SAMPLES, only=("shap",))
-    if samples is not None:
-        _change(framework, "samples", samples)
-    if layer is not None:
-        classifier.layer(layer)  # an unknown one is an error with the nearest names
-        _change(framework, "layer", layer)
-    return framework
+    return Framework(classifier, methods=[*dict.fromkeys(methods)] or METHODS, seed=seed)
 
 
-def _change(framework: Framework, name: str, value: Any, only: Sequence[str] = ()) -> None:
-    """Set that field of the settings of all methods that have it."""
-    asked = only or framework.methods
-    having = [m for m, own in framework.settings.items() if m in asked and name in {f.name for f in fields(own)}]
-    if not having:
-        raise ExplainError(f"--{name} {value}: none of the methods has {name} among its settings: {', '.join(framework.methods)}")
-    for method in having:
-        framework.settings[method] = replace(framework.settings[method], **{name: value})
+def _adjust(framework: Framework, samples: int | None, layer: str | None, remarks: list[str]) -> None:
+    """Set samples and layer of the methods that have such a setting. Raises `ExplainError` where none has a layer."""
+    sampling, looking = (
+        [m for m, own in framework.settings.items() if name in {f.name for f in fields(own)}] for name in ("samples", "layer")
+    )
+    if samples is not None and not sampling:
+        remarks.append(f"--samples {samples} has no effect: none of the methods takes samples")
+    for method in sampling if samples is not None else {"shap"} & set(sampling):
+        framework.settings[method] = replace(framework.settings[method], samples=samples or SHAP_SAMPLES)
+    if layer is None:
+        return
+    if not looking:
+        raise ExplainError(f"--layer {layer}: none of the methods looks at one layer: {', '.join(framework.methods)}")
+    if not (layer in SHAP_PLACES and looking == ["shap"]):
+        framework.classifier.layer(layer)  # an unknown one is an error with the nearest names
+    for method in looking:
+        framework.settings[method] = replace(framework.settings[method], layer=layer)
 
 
 def find_class(classifier: Classifier, wanted: str) -> int:

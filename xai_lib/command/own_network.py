@@ -29,12 +29,12 @@ def is_own(network: str) -> bool:
     return network.endswith(".py") or (":" in network and not network.startswith("timm:"))
 
 
-def load(network: str) -> tuple[Classifier, str]:
-    """The classifier, and a remark on what was assumed, "" if nothing. Raises `NetworkError`, which names the line."""
+def load(network: str, remarks: list[str]) -> Classifier:
+    """The classifier; what had to be assumed is added to `remarks`. Raises `NetworkError`, which names the line at fault."""
     place, _, name = network.rpartition(":") if not network.endswith(".py") else (network, "", "")
     with _importable(Path(place).resolve().parent if place.endswith(".py") else Path.cwd()):
         found = _made(_named(_module(place, network), name, network), name, network)
-    return _classifier(found, name, network)
+    return _classifier(found, name, network, remarks)
 
 
 def _module(place: str, network: str) -> ModuleType:
@@ -110,13 +110,13 @@ def _made(found: Any, name: str, network: str) -> Any:
         raise _raised(error, f"{name}()", network) from None
 
 
-def _classifier(found: Any, name: str, network: str) -> tuple[Classifier, str]:
+def _classifier(found: Any, name: str, network: str, remarks: list[str]) -> Classifier:
     from torch import nn
 
     from xai_lib.classifiers import Classifier
 
     if isinstance(found, Classifier):
-        return found, ""
+        return found
     if not isinstance(found, nn.Module):
         what = f"{type(found).__module__}.{type(found).__qualname__}".removeprefix("builtins.")
         hint = "; load the state dict into a network and return that" if isinstance(found, dict) else ""
@@ -124,10 +124,11 @@ def _classifier(found: Any, name: str, network: str) -> tuple[Classifier, str]:
         raise NetworkError(f"--network {network}: {expected}, found {what}{hint}")
     classifier = Classifier(found)
     view, mean = classifier.view, ", ".join(f"{value:.3g}" for value in classifier.mean.flatten().tolist())
-    return classifier, (
+    remarks.append(
         f"{network} gives no Classifier: taken as a network of RGB images of {view.size} pixels, normalised as on ImageNet "
         f"(mean {mean}), classes without names. If that is wrong: {EXAMPLE}"
     )
+    return classifier
 
 
 def _raised(error: BaseException, doing: str, network: str) -> NetworkError:

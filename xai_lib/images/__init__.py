@@ -144,8 +144,9 @@ class Images:
     """A lazy sequence of named images: each is read when it is asked for, and not kept.
 
     `images["coffee"]` and `images[3]` are a `Photo`, or raise `ImageError`; `images[2:5]` and `images.select(names)` are
-    `Images`. Several may have one name; then they are told apart by number. Iterating gives `(name, image (3, H, W) float32 0..1, label)`.
-    Iterating and `batch` leave a bad file out, warn of it by name and note it in `failures` (name to reason).
+    `Images`. Several may have one name; then they are told apart by number. Iterating gives
+    `(name, image (3, H, W) float32 0..1, label)`. Iterating and `batch` leave a bad file out, warn of it by name and note it in
+    `failures` (name to reason).
     """
 
     def __init__(self, entries: Iterable[Entry | Drawn]) -> None:

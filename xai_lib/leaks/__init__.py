@@ -11,8 +11,8 @@ Copies: images of the same decoded pixels, and near ones, which a perceptual has
 images themselves confirm (`images.duplicates`): other sizes, shapes, compression, grey, contrast, mild blur, mirrored, rotated
 by 90°. Not looked for: crops, added borders, negatives, other angles; of drawings and text also mirrored or rotated ones.
 Shortcuts: a decision tree (scikit-learn) that sees no image, only its size, its borders, or what the file says of camera and
-program, and still names the class better than always naming the commonest (surely: the lower end of Wilson's 99.9 % interval spares 5 %
-of the mistakes). Thresholds are our choice.
+program, and still names the class better than always naming the commonest (surely: the lower end of Wilson's 99.9 % interval
+spares 5 % of the mistakes). Thresholds are our choice.
 """
 
 from __future__ import annotations
