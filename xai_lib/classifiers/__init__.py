@@ -65,13 +65,16 @@ def names() -> list[str]:
 
 
 def available(names: Sequence[str]) -> dict[str, str]:
-    """For each network name: "" if its weights are on this machine, else the reason why it cannot be loaded."""
+    """For each network name: "" if it can be loaded from this machine, else the reason why not, also of a name that is unknown.
+
+    Each is loaded and let go again: a file that is there may still be damaged or belong to another network.
+    """
     reasons = {}
     for name in names:
         try:
             load(name)
             reasons[name] = ""
-        except WeightsError as error:
+        except (WeightsError, ClassifierError) as error:
             reasons[name] = str(error)
     return reasons
 
