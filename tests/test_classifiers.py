@@ -88,7 +88,8 @@ def test_feature_layers_are_the_last_maps_before_pooling(lite0: Classifier) -> N
 
 
 def test_unknown_names_name_the_nearest() -> None:
-    with pytest.raises(UnknownNetwork, match="no network is called 'efficientnet_lite'; nearest: efficientnet_lite2, efficientnet_lite1, efficientnet_lite0"):
+    nearest = "nearest: efficientnet_lite2, efficientnet_lite1, efficientnet_lite0"
+    with pytest.raises(UnknownNetwork, match=f"no network is called 'efficientnet_lite'; {nearest}"):
         classifiers.load("efficientnet_lite")
     with pytest.raises(UnknownNetwork, match="timm has no network called 'resnet55'; nearest: .*resnet50"):
         classifiers.load("timm:resnet55")
