@@ -1,6 +1,6 @@
 """What is explained: an ImageNet network, or a module of the user's own, with its preprocessing and class names.
 
-`load("efficientnet_lite0")` works from the install alone. Other names are those of torchvision's classification
+`load("efficientnet_lite0")` (or 1, 2) works from the install alone. Other names are those of torchvision's classification
 networks, and `timm:NAME` for timm's. Weights are looked for, in this order: the file given as `weights`, the folder
 `$XAI_WEIGHTS_HOME`, the library's own cache; they are fetched only when `download=True`.
 """
@@ -34,8 +34,8 @@ def load(
 ) -> Classifier:
     """The network called `name` with its real weights, preprocessing and class names, in evaluation mode.
 
-    `name`: `efficientnet_lite0`, `mobilenetv1_075`, any classification network of torchvision, or `timm:NAME`; for critters
-    `critters_vgg19`, `critters_resnet` or `critters_mobilenet`, whose weights lie in data/embedded.
+    `name`: `efficientnet_lite0` (1, 2), `mobilenetv1_075`, any classification network of torchvision, or `timm:NAME`; for
+    critters `critters_vgg19`, `critters_resnet` or `critters_mobilenet`, whose weights lie in data/embedded.
     `weights`: a state dict (safetensors, or .pth read without executing code) in place of the network's own.
     The path of a file that `training.save` wrote stands for the trained network, with its own classes. `device`: as in
     `find_device`. Raises `UnknownNetwork` and `WeightsError`.
