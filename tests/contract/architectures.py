@@ -7,6 +7,7 @@ import threading
 from typing import Any
 
 import torch
+import torch.utils.checkpoint
 from torch import Tensor, nn
 from torch.nn.functional import relu, silu
 from torch.nn.utils.parametrizations import weight_norm
@@ -87,11 +88,15 @@ def _shared() -> Subject:
     return plain(features, head, Shared(features, head))
 
 
+def replaced(part: nn.Sequential, kind: type[nn.Module], new: nn.Module) -> nn.Sequential:
+    """The same modules with `new` in place of each of a kind."""
+    return nn.Sequential(*(copy.copy(new) if isinstance(m, kind) else m for m in part))
+
+
 @entry("in-place ReLU", "activations overwrite what convolutions gave")
 def _in_place() -> Subject:
     features, head = halves()
-    awkward = (nn.Sequential(*(nn.ReLU(inplace=True) if isinstance(m, nn.ReLU) else m for m in part)) for part in (features, head))
-    return plain(features, head, Body(*awkward))
+    return plain(features, head, Body(*(replaced(part, nn.ReLU, nn.ReLU(inplace=True)) for part in (features, head))))
 
 
 class Swish(torch.autograd.Function):
@@ -117,8 +122,8 @@ class SwishModule(nn.Module):
 @entry("autograd.Function swish", "a custom function, which no trace of torch functions sees")
 def _swish() -> Subject:
     features, head = halves(activation=nn.SiLU)
-    awkward = (nn.Sequential(*(SwishModule() if isinstance(m, nn.SiLU) else m for m in part)) for part in (features, head))
-    return plain(features, head, Body(*awkward), chained=False)
+    network = Body(*(replaced(part, nn.SiLU, SwishModule()) for part in (features, head)))
+    return plain(features, head, network, chained=False)
 
 
 @entry("SiLU", "an activation below zero")
@@ -429,3 +434,82 @@ def _silu_function() -> Subject:
             return self.head[3](silu(self.head[1](x.flatten(1))))
 
     return plain(features, head, Network(features, head), chained=False)
+
+
+class Clamping(Body):
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.features[2](self.features[0](x).clamp(min=0))
+        x = self.features[3](x).clamp_min(0)
+        return self.head[3](torch.maximum(self.head[1](x.flatten(1)), torch.zeros(())))
+
+
+@entry("clamp for ReLU", "activations are x.clamp(min=0) and torch.maximum(x, 0)")
+def _clamping() -> Subject:
+    features, head = halves()
+    return plain(features, head, Clamping(features, head))
+
+
+class Averaging(Body):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head[2](self.features(x).mean((2, 3)))
+
+
+@entry("mean((2, 3)) for pooling", "the last pooling is no module")
+def _averaging() -> Subject:
+    features, _ = halves()
+    with seeded(4):
+        head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+    network = Averaging(features, head)
+    lively(network, head[-1], (48, 48))
+    return plain(features, head, network)
+
+
+class Checkpointed(Body):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.utils.checkpoint.checkpoint(self.features, x, use_reentrant=False))
+
+
+@entry("torch.utils.checkpoint", "the forward pass of a block is repeated in the backward pass")
+def _checkpointed() -> Subject:
+    features, head = halves()
+    return plain(features, head, Checkpointed(features, head))
+
+
+@entry("a hook of the user's", "a forward hook on a layer changes its output")
+def _hooked() -> Subject:
+    features, head = halves()
+    network = Body(features, head)
+    network.features[3].register_forward_hook(lambda _module, _inputs, output: 2 * output)
+    lively(network, head[-1], (48, 48))
+    doubled = copy.deepcopy(features)
+    doubled[3] = nn.Conv2d(6, 8, 3, 1, 1)
+    doubled[3].weight.data, doubled[3].bias.data = 2 * features[3].weight.data, 2 * features[3].bias.data
+    return plain(doubled, head, network)
+
+
+class WithSkips(nn.Module):
+    """Gives its maps and a list of earlier ones, as encoders do."""
+
+    def __init__(self, features: nn.Sequential) -> None:
+        super().__init__()
+        self.features = features
+
+    def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        early = self.features[:3](x)
+        return self.features[3:](early), [early]
+
+
+@entry("blocks that return tuples", "an encoder gives its maps with a list of earlier ones")
+def _tuples() -> Subject:
+    features, head = halves()
+
+    class Network(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder, self.head = WithSkips(features), head
+
+        def forward(self, x: Tensor) -> Tensor:
+            maps, _ = self.encoder(x)
+            return self.head(maps)
+
+    return plain(features, head, Network())

@@ -25,8 +25,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "greedy_deletion": {"calls": 60},
     "greedy_insertion": {"calls": 60},
     "integrated_gradients": {"steps": 8},
-    "lime": {"samples": 300},
-    "lime_stratified": {"samples": 300},
+    "lime": {"samples": 500},
+    "lime_stratified": {"samples": 500},
     "random_search": {"calls": 60},
     "score_cam": {"confidence": "logit"},
     "shap": {"samples": 40, "background": 1},
@@ -45,11 +45,11 @@ def state(network: str, method: str) -> str:
     """The state of a cell: "works", "refuses: <key of REASONS>", or what is wrong."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        # a change of the network must not reach the next cell
-        on = ZOO[network][1]() if subject(network).change else subject(network)
+        on = subject(network)
         try:
             for settings in _settings(method, on):
-                _check(method, on, settings)
+                # a change of the network must not reach the next explanation
+                _check(method, ZOO[network][1]() if on.change else on, settings)
         except XaiError as error:
             return _refusal(str(error))
         except Wrong as wrong:
@@ -99,8 +99,8 @@ def _explained(on: Subject, method: str, settings: Any, found: Explanation) -> E
 
 
 def _refusal(message: str) -> str:
-    for key, (what, way_out) in REASONS.items():
-        if re.search(what, message) and re.search(way_out, message):
+    for key, reason in REASONS.items():
+        if re.search(reason.found, message) and re.search(reason.way_out, message):
             return f"refuses: {key}"
     return f"UNEXPECTED REFUSAL: {message}"
 

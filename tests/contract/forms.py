@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -181,9 +180,9 @@ def _names() -> Subject:
 
 @entry("NaN", "a weight is NaN")
 def _nan() -> Subject:
-    features, head = halves()
-    head[-1].weight.data[0, 0] = torch.nan
-    return Subject(Body(features, head), None)
+    network = Body(*halves())
+    network.head[-1].weight.data[0, 0] = torch.nan
+    return Subject(network, None)
 
 
 @entry("scores (N, classes, 1, 1)", "a fully convolutional network, output=lambda o: o.flatten(1)")
@@ -218,6 +217,18 @@ def _bfloat16() -> Subject:
 @entry("double", "float64 weights")
 def _double() -> Subject:
     return _in(torch.float64, 2e-3)
+
+
+class Autocast(Body):
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return super().forward(x)
+
+
+@entry("autocast inside", "float32 weights, computed in bfloat16 by torch.autocast in forward")
+def _autocast() -> Subject:
+    features, head = halves()
+    return plain(features, head, Autocast(features, head), tolerance=0.15)
 
 
 @entry("dynamically quantised", "torch.ao.quantization.quantize_dynamic of the dense layers")

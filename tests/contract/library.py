@@ -114,7 +114,10 @@ def _densenet() -> Subject:
         for module in network.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.running_mean = torch.randn(module.num_features) * 0.1
-    return subject(network, network.classifier, 48)
+    found = subject(network, network.classifier, 48)
+    twin: Any = found.twin
+    found.splits = ((lambda x: twin.features(x).relu(), lambda a: twin.classifier(a.mean((2, 3)))),)
+    return found
 
 
 @entry("timm EfficientNet", "depthwise convolutions, SiLU, squeeze-and-excitation")
@@ -122,5 +125,5 @@ def _efficientnet() -> Subject:
     import timm
 
     with seeded():
-        network = timm.create_model("efficientnet_b0", num_classes=6, channel_multiplier=0.25, depth_multiplier=0.3, num_features=64)
+        network = timm.create_model("test_efficientnet", num_classes=6)
     return subject(network, network.classifier, 64, layer="blocks.2")
