@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.contract import architectures, forms, library
+from tests.contract import architectures, behaviour, forms, library
 from tests.contract.subject import ZOO, Subject, entry
 
-__all__ = ["ZOO", "Subject", "architectures", "entry", "forms", "library"]
+__all__ = ["ZOO", "Subject", "architectures", "behaviour", "entry", "forms", "library"]
