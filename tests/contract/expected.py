@@ -14,20 +14,42 @@ class Reason(NamedTuple):
 
 
 REASONS = {
-    "dict": Reason(r"dict", r"output=|wrap", "a network that returns something other than logits, until output= says where they are"),
-    "one column": Reason(r"one (column|logit)", r"sigmoid", "a single logit, until output=\"sigmoid\" says what it means"),
-    "probabilities": Reason(r"probabilit", r"output=", "probabilities in place of logits, until output=\"probabilities\" says so"),
-    "channels": Reason(r"channel", r"mean=", "images of another number of channels than the network takes"),
-    "view": Reason(r"size|pixels", r"view=", "a size of images that the network cannot take"),
-    "class_names": Reason(r"class_names", r"\d", "class_names of another length than the logits"),
-    "NaN": Reason(r"NaN", r".", "logits that are NaN or infinite"),
-    "mixes a batch": Reason(r"batch|rows", r"statistics|track_running_stats|alone|eval", "networks in which an image's logits depend on the others of its batch"),
-    "chance": Reason(r"dropout|differ", r"training|eval|seed", "logits that differ from run to run, as with dropout left on"),
-    "negative inputs": Reason(r"negative inputs", r"alpha_beta", "layers that see negative inputs, for which RAP has no rule"),
+    "output": Reason(
+        r"expected logits \(N, classes\), found", r"output=",
+        "a network that returns something other than logits, until output= says where they are",
+    ),
+    "one column": Reason(
+        r"one output column", r'output="sigmoid"', 'a single logit, until output="sigmoid" says what it means'
+    ),
+    "probabilities": Reason(
+        r"its outputs are probabilities", r'output="probabilities"',
+        'probabilities in place of logits, until output="probabilities" says so',
+    ),
+    "channels": Reason(
+        r"cannot take images of 3 channel", r"mean=", "images of another number of channels than the network takes"
+    ),
+    "size": Reason(r"cannot take images of \d+ x \d+", r"view=", "images of a size that the network cannot take"),
+    "class_names": Reason(
+        r"class_names has 3 names", r"give one for each", "class_names of another length than the logits"
+    ),
+    "NaN": Reason(r"gives NaN", r"look for", "logits that are NaN"),
+    "batch": Reason(
+        r"depend on the other images of its batch", r"statistics",
+        "a network in which an image's logits depend on the others of its batch",
+    ),
+    "chance": Reason(
+        r"other logits for the same image", r"training=", "logits that differ from run to run, as with dropout left on"
+    ),
+    "negative inputs": Reason(
+        r"sees negative inputs", r"alpha_beta", "layers that see negative inputs, for which RAP has no rule"
+    ),
     "no rule": Reason(r"no rule", r"known are|use|name|take|wrap", "operations for which relevance has no rule"),
-    "unseen": Reason(r"Function|graph|no_grad|gradient", r".", "parts of the forward pass that no trace can follow: custom autograd functions, branches in no_grad"),
-    "form": Reason(r"script|trac|quantis|quantiz|compil", r"pass|explain|original|before", "networks without modules or gradients to look into: scripted, traced, quantised"),
-    "layer": Reason(r"layer", r"layer=|name", "networks without a layer whose output is feature maps"),
+    "unseen": Reason(
+        r"Function|no_grad|detach", r".", "parts of the forward pass without a gradient, or with one of their own"
+    ),
+    "no gradients": Reason(r"gradient", r"lime|elime|float", "a network that gives no gradients"),
+    "no layers": Reason(r"scripted|traced|quanti", r"made from|give|lime", "a network that shows none of its layers"),
+    "layer": Reason(r"layer", r"layer=|name", "a network without a layer whose output is feature maps"),
 }
 
 METHODS = (

@@ -187,7 +187,7 @@ def _nan() -> Subject:
 
 @entry("scores (N, classes, 1, 1)", "a fully convolutional network, output=lambda o: o.flatten(1)")
 def _convolutional() -> Subject:
-    features, head = halves()
+    features, _ = halves()
     dense = nn.Conv2d(8, 4, 12)
     dense.weight.data, dense.bias.data = dense.weight.data * 3, torch.zeros(4)  # type: ignore[union-attr]
     network = nn.Sequential(*features, dense)
