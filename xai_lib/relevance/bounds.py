@@ -25,7 +25,7 @@ WAY_OUT = (
 )
 
 
-class Reached(Exception):  # noqa: N818  # no error: the end of a pass
+class Reached(Exception):  # no error: the end of a pass
     """The first layer, and what it sees."""
 
     def __init__(self, x: Tensor) -> None:
