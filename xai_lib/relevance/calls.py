@@ -269,6 +269,11 @@ class Mode(TorchFunctionMode, ABC):
         return type(value)(map(self._now, value)) if type(value) in (list, tuple) else value
 
     def _pad(self, x: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Tensor:
+        if mode == "circular":  # torch writes into a larger tensor
+            for axis, (low, high) in enumerate(zip(pad[::2], pad[1::2], strict=True), 1):
+                parts = (x.narrow(-axis, x.shape[-axis] - low, low), x, x.narrow(-axis, 0, high))
+                x = self._native(torch.cat, (parts, -axis), {}, [x], "cat()")
+            return x
         if mode != "constant":
             return cast(Tensor, self._native(F.pad, (x, list(pad), mode), {}, [x], "pad()"))
         output = self.meet("selection", F.pad, (x, list(pad), mode, value or 0.0), {}, [x])
