@@ -60,8 +60,6 @@ CASES: dict[str, tuple[tuple[Callable[[Any, Tensor], Any], list[nn.Module]], str
                           "after layer 'm.0': a batch norm without running statistics mixes the images of a batch"),
     "norm in training": (alone(lambda a: F.batch_norm(a, torch.zeros(4), torch.ones(4), training=True)),
                          "after layer 'm.0': a batch norm without running statistics"),
-    "beside the norm": ((lambda m, x: m[2](mean(m[1](a := m[0](x)) + a)), [conv(), nn.BatchNorm2d(4), END]),
-                        "after layer 'm.0': the output of a layer is used beside its batch norm"),
     "weights of the input": ((lambda m, x: F.linear(m[0](x).flatten(1), x.flatten(1)), [conv(3, 3)]),
                              "after layer 'm.0': a layer whose weights depend on the input"),
     "kernel of the input": (with_branch(lambda a, b: F.conv2d(a, b[:1].expand(4, -1, -1, -1))), ENDED + "a layer whose weights"),
@@ -93,6 +91,11 @@ def test_what_a_norm_follows_may_be_used_before_it_but_is_then_a_layer_of_its_ow
     with torch.no_grad():
         torch.testing.assert_close(recording.logits, network(X))
     parts = conv(), nn.BatchNorm2d(4), END
+    after = small(lambda m, x: m[2](mean(m[1](a := m[0](x)).relu() + a)), *parts)
+    apart = small(lambda m, x: m[2](mean(m[1](m[0](x) * 1.0).relu() + m[0](x))), *parts)
+    for composite in (lrp.epsilon(), lrp.alpha_beta(2.0, bias="ignore")):
+        found = lrp.check_equivalence(after, apart, composite, X)
+        assert found.logits < 1e-12 and float(found.maps.max()) < 1e-9
     one = small(lambda m, x: m[2](mean(m[1](F.pad(a := m[0](x), (1, 1, 1, 1)))) + mean(m[1](a))), *parts)
     two = small(lambda m, x: m[2](mean(m[1](F.pad(m[0](x), (1, 1, 1, 1)))) + mean(m[1](m[0](x) * 1.0))), *parts)
     for composite in (lrp.epsilon(), lrp.alpha_beta(2.0, bias="ignore")):
