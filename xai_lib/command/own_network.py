@@ -17,7 +17,7 @@ from xai_lib.errors import XaiError, nearest
 if TYPE_CHECKING:
     from xai_lib.classifiers import Classifier
 
-EXAMPLE = """return Classifier(network, mean=(0.5,), std=(0.25,), view=View(28, 28), class_names=[...])"""
+EXAMPLE = "return Classifier(network, mean=..., std=..., view=View(side, side), class_names=[...])"
 
 
 class NetworkError(XaiError):

@@ -34,7 +34,7 @@ def find_misclassified(classifier: Classifier, images: Tensor, labels: Sequence[
     """
     wanted = torch.as_tensor(labels)
     if wanted.ndim != 1 or len(wanted) != len(images):
-        raise GeneratorError(f"find_misclassified: {len(images)} images, but {wanted.numel()} labels")
+        raise GeneratorError(f"find_misclassified: {len(images)} pictures, but {wanted.numel()} labels")
     checked(classifier, images)
     for label in sorted(set(wanted.tolist())):
         _check_class(classifier, "label", label)
