@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import pydoc
 from typing import Any
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from xai_lib import explainers
 from xai_lib.cards import measuring, rendering
+from xai_lib.cards.networks import Contract
 from xai_lib.classifiers import Classifier
 from xai_lib.explanation import Explainer, UnknownExplainer, registered
 from xai_lib.images import View
@@ -50,7 +50,7 @@ def small_bench() -> measuring.Bench:
     images = torch.rand(3, 3, 4, 4)
     masks = torch.zeros(3, 4, 4, dtype=torch.bool)
     masks[:, :2] = True
-    return measuring.Bench(classifier, images, masks, torch.tensor([0, 1, 0]), torch.tensor([1, 0, 1]), {})
+    return measuring.Bench(classifier, images, masks, torch.tensor([0, 1, 0]), torch.tensor([1, 0, 1]))
 
 
 def test_numbers_of_a_method_that_is_known() -> None:
@@ -71,9 +71,10 @@ def test_numbers_of_a_method_that_is_known() -> None:
 
 def test_each_method_has_a_card_as_the_command_writes_it() -> None:
     assert sorted(MEASURED) == explainers.names(), "make cards"
+    contract = Contract.read()
     for name, method in registered().items():
         written = (explainers.CARDS / f"{name}.md").read_text(encoding="utf-8")
-        assert written == rendering.card(method, MEASURED[name], MEASURED["grad_cam"]), "make cards"
+        assert written == rendering.card(method, MEASURED[name], MEASURED["grad_cam"], contract), "make cards"
         assert sorted(path.stem for path in explainers.CARDS.glob("*.md")) == explainers.names()
 
 
@@ -86,16 +87,31 @@ def test_the_bench_is_what_the_cards_say() -> None:
 
 @pytest.mark.parametrize("name", ["fem", "rap", "lrp"])
 def test_what_was_measured_is_measured_again(name: str) -> None:
-    on = dataclasses.replace(measuring.bench(), networks={})
-    found = measuring.measure(explainers.get(name), on)
+    found = measuring.measure(explainers.get(name), measuring.bench())
     for key in ("calls", "same_seed", "other_seed", "label", "weights", "mass", "rank", "sparseness"):
         assert found[key] == pytest.approx(MEASURED[name][key], abs=0.02, nan_ok=True), key
 
 
 def test_failures_are_said_in_words() -> None:
-    assert any("hardly depends on the class" in text for text in rendering.failures(registered()["fem"], MEASURED["fem"]))
-    said = rendering.failures(registered()["rap"], MEASURED["rap"])
-    assert any(text.startswith("refuses critters_mobilenet: RAP") for text in said)
+    assert any("hardly depends on the class" in text for text in rendering.failures(MEASURED["fem"]))
+    said = Contract.read().refusals("rap")
+    assert any("negative inputs" in text and "mobilenet_v3_small" in text for text in said)
+    assert all(f"| Measured | {text} |" in explainers.card("rap") for text in said)
+
+
+def test_the_table_of_networks_in_words() -> None:
+    rows = {"one": ("works", "works"), "two": ("blind", "works"), "three": ("blind", "nan")}
+    states = {name: dict(zip(("lrp", "fem"), row, strict=True)) for name, row in rows.items()}
+    reasons = {"blind": "what it cannot see", "nan": "NaN"}
+    contract = Contract({name: f"{name} is odd" for name in states}, reasons, states)
+    assert contract.methods == ["lrp", "fem"]
+    assert contract.works_on("lrp").startswith("right on 1 of 3 ") and contract.works_on("fem").startswith("right on 2 of 3 ")
+    assert contract.refusals("lrp") == ["refuses what it cannot see: two, three"]
+    assert contract.refusals("fem") == ["refuses NaN: three"]
+    text = contract.markdown()
+    for line in ("| two | 1 | ✓ |", "| three | 1 | 2 |", "2. Refuses NaN.", "| one | one is odd |"):
+        assert line in text.splitlines()
+    assert "6 combinations: 3 give the right answer (50%)" in text
 
 
 def test_a_card_is_shown_by_help_and_by_name() -> None:

@@ -8,9 +8,7 @@ import time
 
 from xai_lib import explainers
 from xai_lib.cards import measuring, rendering
-from xai_lib.explanation import registered
-
-MEASURED = explainers.CARDS / "measured.json"
+from xai_lib.cards.rendering import MEASURED
 
 
 def main(names: list[str]) -> None:
@@ -24,10 +22,7 @@ def main(names: list[str]) -> None:
         print(f"{name}: {time.perf_counter() - began:.0f} s", flush=True)
         known = {n: kept[n] for n in explainers.names() if n in kept}
         MEASURED.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
-    for name, method in registered().items():
-        if name in kept:
-            text = rendering.card(method, kept[name], kept["grad_cam"])
-            (explainers.CARDS / f"{name}.md").write_text(text, encoding="utf-8")
+    rendering.write()
 
 
 if __name__ == "__main__":

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +11,6 @@ from torch import Tensor
 
 from xai_lib import classifiers, critters
 from xai_lib.classifiers import Classifier
-from xai_lib.errors import XaiError
 from xai_lib.explanation import Explainer, Explanation
 from xai_lib.metrics import faithfulness, localisation, sanity
 
@@ -29,35 +26,16 @@ class Bench:
     masks: Tensor = field(repr=False)
     targets: Tensor = field(repr=False)
     others: Tensor = field(repr=False)  #: the second most probable class of each
-    networks: Mapping[str, Callable[[], Classifier]] = field(repr=False)  #: on which it is tried whether the method works at all
 
 
 def bench(number: int = 6, seed: int = 40) -> Bench:
-    """The first `number` critters, class by class, that `critters_vgg19` names rightly; networks of six architectures."""
+    """The first `number` critters, class by class, that `critters_vgg19` names rightly."""
     classifier = classifiers.load("critters_vgg19")
     every = len(critters.CLASSES)
     drawn = critters.batch([i % every for i in range(4 * number)], [i // every for i in range(4 * number)], seed=seed)
     order = classifier.probabilities(drawn.images).argsort(1, descending=True)
     right = (order[:, 0] == drawn.labels).nonzero()[:number, 0]
-    return Bench(classifier, drawn.images[right], drawn.mask()[right], order[right, 0], order[right, 1], _networks())
-
-
-def _networks() -> dict[str, Callable[[], Classifier]]:
-    from torchvision import models
-
-    from xai_lib.images import View
-
-    def untrained(name: str, **options: Any) -> Classifier:
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            network = models.get_model(name, weights=None, num_classes=len(critters.CLASSES), **options)
-        return Classifier(network, name=name, view=View(64, 64))
-
-    embedded = ("critters_vgg19", "critters_resnet", "critters_mobilenet")
-    found: dict[str, Callable[[], Classifier]] = {name: partial(classifiers.load, name) for name in embedded}
-    for name, options in (("squeezenet1_1", {}), ("densenet121", {}), ("vit_b_16", {"image_size": 64})):
-        found[f"untrained {name}"] = partial(untrained, name, **options)
-    return found
+    return Bench(classifier, drawn.images[right], drawn.mask()[right], order[right, 0], order[right, 1])
 
 
 def measure(explainer: Explainer, on: Bench) -> dict[str, Any]:
@@ -88,7 +66,6 @@ def measure(explainer: Explainer, on: Bench) -> dict[str, Any]:
         "chance": _mean(localisation.chance(on.masks)),
         "sparseness": _mean(faithfulness.sparseness(first.maps)),
         "sum": _sums(first, on),
-        "works_on": {name: _refusal(explainer, make()) for name, make in on.networks.items()},
     }
 
 
@@ -106,16 +83,6 @@ def _sums(found: Explanation, on: Bench) -> dict[str, float] | None:
     if bool(kept.any()):
         errors["logit, with what the biases keep"] = total + kept - logits
     return {what: float((error.abs() / logits.abs()).median()) for what, error in errors.items()}
-
-
-def _refusal(explainer: Explainer, classifier: Classifier) -> str:
-    """"" where the method gives a finite map of the network, else why not."""
-    image = critters.batch([0], [3], seed=40).images
-    try:
-        maps = explainer.explain(classifier, image, 0).maps
-    except XaiError as error:
-        return str(error)
-    return "" if bool(torch.isfinite(maps).all()) else "the map is not finite"
 
 
 def _alike(one: Explanation, two: Explanation) -> float:

@@ -3,20 +3,38 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from typing import Any
 
-from xai_lib.explanation import Explainer
+from xai_lib import explainers
+from xai_lib.cards.networks import Contract
+from xai_lib.explanation import Explainer, registered
 
 HEAD = "<!-- written by `make cards` from measurements; changes by hand are lost -->"
 
 
-def card(method: type[Explainer], measured: Mapping[str, Any], reference: Mapping[str, Any]) -> str:
+MEASURED = explainers.CARDS / "measured.json"
+
+
+def write() -> None:
+    """All cards, from what was measured and from the table of awkward networks."""
+    explainers.names()  # imports them all
+    measured, contract = json.loads(MEASURED.read_text(encoding="utf-8")), Contract.read()
+    for name, method in registered().items():
+        if name in measured:
+            text = card(method, measured[name], measured["grad_cam"], contract)
+            (explainers.CARDS / f"{name}.md").write_text(text, encoding="utf-8")
+
+
+def card(
+    method: type[Explainer], measured: Mapping[str, Any], reference: Mapping[str, Any], contract: Contract
+) -> str:
     """The card of a method. `reference`: the same measurements of Grad-CAM, to which seconds are a ratio."""
     m, sections = measured, []
     sections.append(("Methodology", [
         ("Source", method.source),
-        ("Asks of the network", f"{method.needs}; works on {_works(m['works_on'])}"),
+        ("Asks of the network", f"{method.needs}; {contract.works_on(method.name)}"),
         ("Hyperparameters", _fields(method)),
         ("Determinism", f"same seed: {_same(m['same_seed'])}; another seed: rank correlation {_number(m['other_seed'])}"),
         ("Cost", f"{m['calls']:.0f} pictures through the network for each picture explained, {_ratio(m, reference)}"),
@@ -33,7 +51,7 @@ def card(method: type[Explainer], measured: Mapping[str, Any], reference: Mappin
          f"of the strongest pixels as it has {_share(m['rank'])}, the strongest pixel {_share(m['pointing'])}"),
         ("Minimality", f"Gini index of the sizes {_number(m['sparseness'])} (0: even, 1: one pixel)"),
     ]))  # fmt: skip
-    failed = failures(method, m) or ["none of those tried"]
+    failed = [*contract.refusals(method.name), *failures(m)] or ["none of those tried"]
     sections.append(("Known failures", [("Measured", text) for text in failed]))
     lines = [HEAD, f"# {method.title}", "",
              f"`explainers.get(\"{method.name}\")`. Default settings, {m['images']} drawn critters, `critters_vgg19`. "
@@ -43,9 +61,9 @@ def card(method: type[Explainer], measured: Mapping[str, Any], reference: Mappin
     return "\n".join(lines)
 
 
-def failures(method: type[Explainer], m: Mapping[str, Any]) -> list[str]:
+def failures(m: Mapping[str, Any]) -> list[str]:
     """What the measurements hold against a method, in words; the limits are our choice."""
-    found = [f"refuses {name}: {why}" for name, why in m["works_on"].items() if why]
+    found = []
     if m["label"] > 0.95:
         found.append("the map hardly depends on the class that is asked about")
     if m["weights"] > 0.7:
@@ -72,11 +90,6 @@ def _default(field: dataclasses.Field[Any]) -> str:
         value = field.default_factory()
     text = f"{value:g}" if isinstance(value, float) else repr(value)
     return text if len(text) < 60 else "…"
-
-
-def _works(networks: Mapping[str, str]) -> str:
-    good = [name for name, why in networks.items() if not why]
-    return f"{len(good)} of {len(networks)} networks tried ({', '.join(good) or 'none'})"
 
 
 def _same(correlation: float) -> str:

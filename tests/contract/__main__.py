@@ -1,0 +1,44 @@
+"""`python -m tests.contract` writes the table into the package, docs/networks.md and the cards;
+`python -m tests.contract NETWORK ...` prints the states that these networks have now."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from tests.contract.expected import EXPECTED, REASONS
+from tests.contract.zoo import ZOO
+from xai_lib.cards import networks, rendering
+
+DOCS = Path(__file__).parents[2] / "docs" / "networks.md"
+
+
+def table() -> networks.Contract:
+    """What `EXPECTED` says, for the package."""
+    states = {
+        name: {method: state.removeprefix("refuses: ") for method, state in EXPECTED[name].items()} for name in ZOO
+    }
+    met = {state for row in states.values() for state in row.values()}
+    reasons = {key: reason.words for key, reason in REASONS.items() if key in met}
+    return networks.Contract({name: awkward for name, (awkward, _) in ZOO.items()}, reasons, states)
+
+
+def write() -> None:
+    found = table()
+    networks.FILE.write_text(json.dumps(vars(found), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    DOCS.parent.mkdir(exist_ok=True)
+    DOCS.write_text(found.markdown(), encoding="utf-8")
+    rendering.write()
+
+
+def show(names: list[str]) -> None:
+    from tests.contract.cells import row
+
+    for name in names:
+        for method, state in row(name).items():
+            print(f"{name:32} {method:22} {state}")
+
+
+if __name__ == "__main__":
+    show(sys.argv[1:]) if sys.argv[1:] else write()
