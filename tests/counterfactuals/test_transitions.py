@@ -43,7 +43,7 @@ def test_mistakes_are_found_in_order_with_what_they_were_taken_for() -> None:
 
 
 def test_class_vectors_are_two_one_hots_and_the_softmax() -> None:
-    image = worlds.worlds.picture()
+    image = worlds.picture()
     found = counterfactuals.class_vectors(CLASSIFIER, image, 2, 0, GENERATOR)
     assert found["correct"].tolist() == [[0, 0, 1]] and found["wrong"].tolist() == [[1, 0, 0]]
     assert torch.allclose(found["softmax"], CLASSIFIER(image).softmax(1)) and abs(float(found["softmax"].sum()) - 1) < 1e-6
@@ -54,7 +54,7 @@ def test_class_vectors_are_two_one_hots_and_the_softmax() -> None:
 
 def test_features_are_those_behind_the_last_pooling() -> None:
     vgg = embedded.untrained("critters_vgg19")
-    image = worlds.worlds.picture()
+    image = worlds.picture()
     found = counterfactuals.features(vgg, image)
     assert found.shape == (1, 96, 4, 4)
     assert counterfactuals.pooled_layer(vgg) == "features.39" and isinstance(vgg.layer("features.39"), nn.MaxPool2d)
@@ -65,7 +65,7 @@ def test_features_are_those_behind_the_last_pooling() -> None:
 
 
 def test_rap_where_it_is_made_for_and_a_conserving_rule_elsewhere() -> None:
-    image = worlds.worlds.picture()
+    image = worlds.picture()
     for name, wanted in (("critters_vgg19", "RAP"), ("critters_resnet", "RAP"), ("critters_mobilenet", "LRP")):
         classifier = embedded.untrained(name)
         method, said = counterfactuals.relevance_method(classifier)
@@ -135,7 +135,7 @@ NAN[0, 1, 5, 5] = float("nan")
     ("image", "message"),
     [
         (NAN, "found NaN or infinite values"), (worlds.picture() / 0, "found NaN or infinite values"),
-        (worlds.picture() * 255, "expected values in 0..1, found"), ((worlds.picture() * 255).byte(), "expected floats in 0..1"),
+        (worlds.picture() * 255, "expected values in 0..1, found"), ((worlds.picture() * 255).byte(), "expected (floats|values) in 0..1"),
         (worlds.picture()[:, :1], r"expected shape \(N, 3, H, W\)"), (worlds.picture()[0], "add the batch axis"),
     ],
 )  # fmt: skip
