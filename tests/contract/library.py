@@ -9,10 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tests.contract.subject import Subject, entry, lively, seeded
+from tests.contract.subject import Subject, blocks, entry, lively, seeded
 
 
 def subject(network: nn.Module, last: nn.Linear, size: int, **changes: Any) -> Subject:
+    """Batch norms get the statistics of a few images, as training would give them; the twin is a copy."""
+    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = None  # the plain mean over batches
+    if norms:
+        with torch.no_grad(), seeded():
+            network.train()(torch.stack([blocks((size, size), seed=s) for s in range(16)]) * 4 - 2)
     lively(network, last, (size, size))
     return Subject(network, copy.deepcopy(network).double().eval(), size=(size, size), **changes)
 
@@ -111,9 +118,6 @@ def _densenet() -> Subject:
 
     with seeded():
         network = DenseNet(6, (2, 2), 8, bn_size=2, num_classes=6)
-        for module in network.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.running_mean = torch.randn(module.num_features) * 0.1
     found = subject(network, network.classifier, 48)
     twin: Any = found.twin
     found.splits = ((lambda x: twin.features(x).relu(), lambda a: twin.classifier(a.mean((2, 3)))),)
