@@ -32,11 +32,12 @@ help:  ## this list
 run: install  ## install what is missing, run the notebooks headless; ARGS="01_elime --profile imagenet"
 	$(BIN)/xai run $(ARGS)
 
-# Without ARGS also: the notebooks' numbers are those that are committed. A run that is complete is not made again.
+# Without ARGS in two processes (tests/conftest.py), and also: the notebooks' numbers are those that are committed. A run
+# that is complete is not made again.
 test: install  ## install what is missing, then ruff, mypy, pytest, numbers; ARGS="tests/test_setup.py -k lock"
 	$(BIN)/python -m ruff check
 	$(BIN)/python -m mypy
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(or $(strip $(ARGS)),-n 2 --dist loadgroup --no-loadscope-reorder)
 ifeq ($(strip $(ARGS)),)
 	$(BIN)/xai run
 	$(BIN)/xai report --check

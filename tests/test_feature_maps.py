@@ -17,6 +17,12 @@ from xai_lib.images import View
 PICTURES = torch.stack([picture(s) for s in range(3)])
 
 
+def odds_by_hand(logits: Tensor) -> Tensor:
+    """z_t less the logarithm of the sum of the other classes' exponentials, class by class."""
+    others = [torch.cat([logits[:, :t], logits[:, t + 1 :]], 1).logsumexp(1) for t in range(logits.shape[1])]
+    return logits - torch.stack(others, 1)
+
+
 def whole_way(classifier: Classifier, pixels: Tensor, layer: str, score: str, targets: Tensor) -> tuple[Tensor, Tensor]:
     held: list[Tensor] = []
 
@@ -27,12 +33,12 @@ def whole_way(classifier: Classifier, pixels: Tensor, layer: str, score: str, ta
     handle = classifier.layer(layer).register_forward_hook(hook)
     logits = classifier(pixels)
     handle.remove()
-    values = logits.softmax(1) if score == "probability" else logits
+    values = {"probability": logits.softmax(1), "logit": logits, "log_odds": odds_by_hand(logits)}[score]
     chosen = values.gather(1, targets).sum(0)
     return held[0].detach(), torch.stack([torch.autograd.grad(c, held[0], retain_graph=True)[0] for c in chosen])
 
 
-@pytest.mark.parametrize("score", ["probability", "logit"])
+@pytest.mark.parametrize("score", ["log_odds", "probability", "logit"])
 def test_maps_and_gradients_are_those_of_full_differentiation(score: str) -> None:
     torch.manual_seed(0)
     squashed = Classifier(alexnet(weights=None), name="alexnet", view=View(224, 256))
@@ -87,24 +93,31 @@ class Aside(nn.Module):
 
 
 def test_layers_without_maps_are_refused() -> None:
-    with pytest.raises(ExplanationError, match=r"tiny: layer '9' gives \(3, 5\), not maps \(N, K, h, w\)"):
+    working = "layers that work: 0, 1, 2, 3, 4, 5 "
+    with pytest.raises(ClassifierError, match=rf"tiny: layer '9' gives \(1, 5\), not maps \(N, K, h, w\) above 1x1; {working}"):
         feature_maps(tiny(), PICTURES, "9")
-    torch.manual_seed(0)
-    transformer = Classifier(vit_b_16(weights=None, image_size=32), name="vit", view=View(32, 36))
-    with pytest.raises(ExplanationError, match=r"vit: layer 'encoder' gives \(3, 5, 768\), not maps"):
-        feature_maps(transformer, PICTURES, "encoder")
-    with pytest.raises(ExplanationError, match="layer 'maps' ran 2 times in one forward pass"):
-        feature_maps(Classifier(Twice(), name="twice", view=View(32, 36)), PICTURES, "maps")
-    with pytest.raises(ExplanationError, match=r"tiny: layer '6' gives \(3, 8, 1, 1\), not maps \(N, K, h, w\) above 1x1"):
+    with pytest.raises(ClassifierError, match=r"tiny: layer '6' gives \(1, 8, 1, 1\), not maps \(N, K, h, w\) above 1x1"):
         feature_maps(tiny(), PICTURES, "6")
     aside = Classifier(Aside(), name="aside", view=View(32, 36))
-    assert feature_maps(aside, PICTURES, "ignored").activations.shape == (3, 3, 32, 32)
-    with pytest.raises(ExplanationError, match="aside: the scores do not depend on layer 'ignored'"):
-        feature_maps(aside, PICTURES, "ignored", 1)
+    with pytest.raises(ClassifierError, match="aside: layer 'ignored' gives maps on which the scores do not depend"):
+        feature_maps(aside, PICTURES, "ignored")
     with pytest.raises(ClassifierError, match="tiny has no layer 'nine'"):
         feature_maps(tiny(), PICTURES, "nine")
-    with pytest.raises(ExplanationError, match="score: probability or logit; found 'odds'"):
+    with pytest.raises(ExplanationError, match="score: expected log_odds, probability, logit; found 'odds'"):
         feature_maps(tiny(), PICTURES, score="odds")  # type: ignore[arg-type]
+
+
+def test_a_module_that_runs_twice_means_its_last_run_and_each_run_has_a_name() -> None:
+    torch.manual_seed(0)
+    twice = Classifier(Twice(), name="twice", view=View(32, 36))
+    conv, inputs = twice.layer("maps"), twice.normalise(PICTURES)
+    first = conv(inputs)
+    assert torch.allclose(feature_maps(twice, PICTURES, "maps#1").activations, first, atol=1e-6)
+    assert torch.allclose(feature_maps(twice, PICTURES, "maps").activations, conv(first), atol=1e-6)
+    assert torch.equal(feature_maps(twice, PICTURES, "maps").activations, feature_maps(twice, PICTURES, "maps#2").activations)
+    assert twice.feature_layer == "maps"
+    with pytest.raises(ClassifierError, match="'maps' runs 2 times in a forward pass; 'maps#3' is none of them"):
+        feature_maps(twice, PICTURES, "maps#3")
 
 
 @pytest.mark.parametrize("layer", ["9", "3"])
@@ -112,7 +125,7 @@ def test_the_network_is_left_as_it_was_when_the_layer_is_refused_or_the_network_
     classifier = tiny().train()
     last = classifier.layer("9")
     kept = last.register_forward_hook(lambda *_: 1 / 0) if layer == "3" else last.register_forward_hook(lambda *_: None)
-    with pytest.raises(ExplanationError if layer == "9" else ZeroDivisionError):
+    with pytest.raises(ClassifierError if layer == "9" else ZeroDivisionError):
         feature_maps(classifier, PICTURES, layer, 1)
     assert classifier.training and all(p.requires_grad and p.grad is None for p in classifier.parameters())
     assert [h for m in classifier.modules() for h in m._forward_hooks] == [kept.id]

@@ -249,16 +249,28 @@ def test_run_hands_its_arguments_to_xai(make: Make) -> None:
 
 
 @needs_make
-def test_test_is_ruff_mypy_pytest_and_the_numbers(make: Make) -> None:
+def test_test_is_ruff_mypy_pytest_in_two_processes_and_the_numbers(make: Make) -> None:
     lines = make("-n", "test").stdout.splitlines()[-5:]
     assert [line.split()[2] for line in lines[:3]] == ["ruff", "mypy", "pytest"]
+    assert lines[2].endswith("pytest -n 2 --dist loadgroup --no-loadscope-reorder")
     assert lines[3:] == [".venv/bin/xai run", ".venv/bin/xai report --check"]
+
+
+def test_each_of_several_processes_computes_with_one_thread() -> None:
+    assert "PYTEST_XDIST_WORKER" not in os.environ or torch.get_num_threads() == 1
+
+
+def test_continuous_integration_is_a_stranger_first() -> None:
+    lines = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+    alone = "env -u XAI_WEIGHTS_HOME -u XAI_DATA_HOME "
+    first, second = lines.index(f"{alone}make run"), lines.index(f"{alone}.venv/bin/xai report --check")
+    assert first < second < next(i for i, line in enumerate(lines) if "export" in line) and lines[-1] == "exec make test"
 
 
 @needs_make
 def test_test_with_arguments_makes_no_run(make: Make) -> None:
-    lines = make("-n", "test", "ARGS=tests/test_setup.py").stdout.splitlines()
-    assert lines[-1] == ".venv/bin/python -m pytest tests/test_setup.py"
+    lines = make("-n", "test", "ARGS=tests/test_setup.py -k lock").stdout.splitlines()
+    assert lines[-1] == ".venv/bin/python -m pytest tests/test_setup.py -k lock"
 
 
 @needs_make

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.networks import picture, planted, tiny
 from xai_lib import images
 from xai_lib.inference import FLOAT32, Plan
-from xai_lib.superpixels import Fitness, SuperpixelError, fill_of, log_odds, masked_images, segment
+from xai_lib.superpixels import Fitness, SuperpixelError, fill_of, masked_images, segment
 
 
 def slow_masked(image: np.ndarray, segments: np.ndarray, mask: np.ndarray, fill: str) -> np.ndarray:
@@ -103,8 +103,20 @@ def test_log_odds_are_those_of_the_softmax(logits: list[float], target: int) -> 
     z = np.array(logits, dtype=np.float32).astype(np.float64)
     others = np.delete(z, target)
     expected = z[target] - (np.log(np.exp(others - others.max()).sum()) + others.max())
-    found = log_odds(torch.tensor([logits], dtype=torch.float32), target)
-    assert found[0] == pytest.approx(expected, abs=1e-4)
+    found = tiny().log_odds(torch.tensor([logits], dtype=torch.float32).double())
+    assert float(found[0, target]) == pytest.approx(expected, abs=1e-9)
+
+
+def test_scores_tell_masks_apart_where_the_probability_is_one() -> None:
+    """The planted network's logit is its log-odds; 60 and more of them are 1.0 as a probability, in float64 too."""
+    classifier, image, segments = planted()
+    classifier.network.gain = 400.0
+    fitness = Fitness(classifier, image, segments, 1, calls=40)
+    masks = np.random.default_rng(0).random((40, 16)) < 0.8
+    wanted = np.where(classifier.network.wanted.flatten().numpy() > 0, 100.0, -100.0)
+    np.testing.assert_allclose(fitness(masks), masks @ wanted, rtol=0.02, atol=2)
+    found = fitness.outcome(40)
+    assert found["probability"] == 1 and found["kept"] @ wanted == (masks @ wanted).max()
 
 
 def test_trajectory_is_the_running_best_and_first_above_agrees_with_the_network() -> None:

@@ -8,11 +8,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import numbers
 import operator
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import UnionType
@@ -20,9 +20,9 @@ from typing import Any, ClassVar, Self, Union, cast, get_args, get_origin, get_t
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from xai_lib.classifiers import Classifier
+from xai_lib.classifiers import Classifier, left_as_it_was
 from xai_lib.errors import XaiError
 
 Targets = int | Sequence[int] | Tensor | None
@@ -142,7 +142,7 @@ class Explainer(ABC):
     def explain_image(
         self, classifier: Classifier, image: Tensor, target: int, settings: Any, rng: np.random.Generator
     ) -> tuple[Tensor, int, dict[str, Any]]:
-        """One image `(3, H, W)`: its map `(H, W)`, the number of network calls, and the details."""
+        """One image `(C, H, W)`: its map `(H, W)`, the number of network calls, and the details."""
 
     def explain(
         self,
@@ -152,17 +152,19 @@ class Explainer(ABC):
         settings: Settings | None = None,
         seed: int = 0,
     ) -> Explanation:
-        """Explain `images` `(N, 3, H, W)`, float, values 0..1, not normalised (the classifier does that).
+        """Explain `images` `(N, C, H, W)`, float, values 0..1, not normalised (the classifier does that).
 
-        They may lie on another device than the classifier; the answer lies where they do.
+        They may be on another device than the classifier; the answer is where they are.
         `targets`: one class for all, one an image, or None for the class predicted for each. Raises
-        `ExplanationError` for anything else. The network is left as it was, also after an exception.
+        `ExplanationError` for anything else, and `ClassifierError` for a network that cannot be
+        explained (`Classifier.check`). The network is left as it was, also after an exception.
         """
         home = images.device if isinstance(images, Tensor) else None
-        images = checked_images(images).to(classifier.device)
         settings = self._checked_settings(settings)
-        started = time.perf_counter()
-        with left_as_it_was(classifier):
+        with torch.inference_mode(False), left_as_it_was(classifier), classifier.held():
+            images = checked_images(images, classifier.channels).to(classifier.device)
+            classifier.check((images.shape[2], images.shape[3]))
+            started = time.perf_counter()
             wanted, calls = resolve_targets(classifier, images, targets)
             maps, details = [], []
             for image, target in zip(images, wanted.tolist(), strict=True):
@@ -193,14 +195,23 @@ def registered() -> dict[str, type[Explainer]]:
     return dict(sorted(_registry.items()))
 
 
-def checked_images(images: Tensor) -> Tensor:
-    """`images` as float32, or `ExplanationError` unless they are `(N, 3, H, W)`, finite and within 0..1."""
+def checked_images(images: Tensor, channels: int | None = 3) -> Tensor:
+    """`images` as float32, or `ExplanationError` unless they are `(N, channels, H, W)`, finite and within 0..1.
+
+    `channels` None: any number of them.
+    """
+    words = f"(N, {channels or 'C'}, H, W)"
     if not isinstance(images, Tensor):
-        raise ExplanationError(f"images: expected a tensor (N, 3, H, W), found {type(images).__name__}")
+        raise ExplanationError(f"images: expected a tensor {words}, found {type(images).__name__}")
     shape = tuple(images.shape)
-    if images.ndim != 4 or shape[1] != 3 or 0 in shape:
+    if images.ndim != 4 or shape[1] != (channels or shape[1]) or 0 in shape:
         hint = "; add the batch axis with image[None]" if images.ndim == 3 else ""
-        raise ExplanationError(f"images: expected shape (N, 3, H, W) with N, H, W > 0, found {shape}{hint}")
+        if images.ndim == 4 and 0 not in shape:
+            hint = (
+                f"; the classifier has {channels} channels by its mean and std: Classifier(network, mean=..., std=...) with "
+                f"{shape[1]} values each is for images of {shape[1]}"
+            )
+        raise ExplanationError(f"images: expected shape {words} with N, H, W > 0, found {shape}{hint}")
     if not images.is_floating_point():
         raise ExplanationError(f"images: expected floats in 0..1, found {images.dtype}; divide bytes by 255")
     low, high = images.detach().aminmax()
@@ -211,7 +222,8 @@ def checked_images(images: Tensor) -> Tensor:
             f"images: expected values in 0..1, found {float(low):.3g}..{float(high):.3g}; pass pictures before "
             "normalisation, the classifier normalises"
         )
-    return images.detach().float()
+    images = images.detach().float()
+    return images.clone() if images.is_inference() else images  # autograd cannot use what inference_mode made
 
 
 def resolve_targets(classifier: Classifier, images: Tensor, targets: Targets) -> tuple[Tensor, int]:
@@ -239,30 +251,8 @@ def resolve_targets(classifier: Classifier, images: Tensor, targets: Targets) ->
 
 def rng_for(seed: int, image: Tensor, target: int) -> np.random.Generator:
     """The random numbers of one image: they depend on `seed`, its pixels and its target, and on nothing else."""
+    if not isinstance(seed, numbers.Integral):
+        raise ExplanationError(f"seed: expected a whole number, found {seed!r}; there is no seed that means chance")
     content = image.detach().cpu().contiguous().numpy().tobytes()
     digest = hashlib.blake2b(content, digest_size=8, salt=target.to_bytes(8, "little")).digest()
-    return np.random.default_rng([abs(seed), int(seed < 0), int.from_bytes(digest, "little")])
-
-
-@contextmanager
-def left_as_it_was(classifier: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; afterwards every mode, gradient, `requires_grad` and hook is what it was before."""
-    modes = [(m, m.training) for m in classifier.modules()]
-    hooks = [(m, name, dict(getattr(m, name))) for m, _ in modes for name in _HOOKS]
-    grads = [(p, p.requires_grad, p.grad) for p in classifier.parameters()]
-    classifier.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-        for module, name, before in hooks:
-            now = getattr(module, name)
-            for key in [k for k in now if k not in before]:
-                del now[key]
-        for parameter, requires_grad, grad in grads:
-            parameter.requires_grad_(requires_grad)
-            parameter.grad = grad
-
-
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return np.random.default_rng([abs(int(seed)), int(seed < 0), int.from_bytes(digest, "little")])

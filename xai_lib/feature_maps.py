@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from xai_lib.classifiers import Classifier
-from xai_lib.explanation import ExplanationError, left_as_it_was
+from xai_lib.classifiers import Classifier, left_as_it_was
+from xai_lib.classifiers.layers import find, run
+from xai_lib.explanation import ExplanationError
 
-Score = Literal["probability", "logit"]
+Score = Literal["log_odds", "probability", "logit"]
 
 
 @dataclass(frozen=True)
@@ -23,62 +24,113 @@ class FeatureMaps:
     """What one forward pass of `N` images leaves at a layer of `K` units.
 
     `activations`: `(N, K, h, w)`; `logits`: `(N, classes)`; `gradients`: `(T, N, K, h, w)`, of the scores of each
-    image's `T` target classes, empty where none was asked for; `targets`: `(N, T)`.
+    image's `T` target classes, empty where none was asked for; `targets`: `(N, T)`; `probabilities`: `(N, classes)`.
     """
 
     activations: Tensor
     logits: Tensor
     gradients: Tensor
     targets: Tensor
-
-    @property
-    def probabilities(self) -> Tensor:
-        """Softmax of the logits, `(N, classes)`."""
-        return self.logits.softmax(1)
+    probabilities: Tensor
 
 
 def feature_maps(
-    classifier: Classifier, images: Tensor, layer: str = "", targets: Tensor | int | None = None, score: Score = "probability"
+    classifier: Classifier, images: Tensor, layer: str = "", targets: Tensor | int | None = None, score: Score = "log_odds"
 ) -> FeatureMaps:
-    """Feature maps of `images` `(N, 3, H, W)` in 0..1 at a layer, and gradients of the classes in `targets`.
+    """Feature maps of a layer, and gradients of class scores by them.
 
-    `layer`: dotted name, "" for the classifier's `feature_layer`. `targets`: classes `(N, T)`, where -1 is the most
-    probable class not named before it; an int k for the k most probable ones; None for no gradients. `score`: what is
-    differentiated, the softmax probability (as ADVISE's authors do) or the logit (as Grad-CAM's authors do). Raises
-    `ExplanationError` for a layer that does not give maps `(N, K, h, w)` above 1x1 exactly once a forward pass,
-    and for one that the scores do not depend on. The network is left as it was.
+    Parameters
+    ----------
+    classifier : Classifier
+    images : Tensor
+        `(N, C, H, W)` in 0..1.
+    layer : str
+        A name as `classifiers.layers.find` takes it; "" for the classifier's `feature_layer`. Outputs
+        that have channels last or tokens are brought to `(N, K, h, w)`.
+    targets : Tensor or int, optional
+        Classes `(N, T)`, where -1 is the most probable class not named before it; an int k for the k
+        most probable ones; None for no gradients.
+    score : {"log_odds", "probability", "logit"}
+        What is differentiated. "log_odds": z_t - logsumexp(z of the others), whose gradient is that of
+        the probability divided by p (1 - p), so that it has its direction and stays where p rounds to 0
+        or 1. "probability": the softmax probability, as ADVISE's authors do; where it rounds to 1 its
+        gradient is rounding noise or 0. "logit": as Grad-CAM's authors do.
+
+    Returns
+    -------
+    FeatureMaps
+        float32, or float64 for a double network.
+
+    Raises
+    ------
+    ClassifierError
+        For a layer that gives no maps above 1x1 that follow the image.
+    ExplanationError
+        For one that the scores do not depend on differentiably, and for gradients that are not finite.
     """
-    if score not in get_args(Score):
-        raise ExplanationError(f"score: probability or logit; found {score!r}")
-    name = layer or classifier.feature_layer
+    check_score(score)
+    place = find(classifier, layer or classifier.given_layer or "", (images.shape[2], images.shape[3]))
     seen: list[Tensor] = []
 
-    def hold(_module: Any, _inputs: Any, output: Any) -> Any:
-        if not isinstance(output, Tensor) or output.ndim != 4 or len(output) != len(images) or output.shape[2:].numel() < 2:
-            found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-            raise ExplanationError(
-                f"{classifier.name}: layer {name!r} gives {found}, not maps (N, K, h, w) above 1x1; name a convolutional layer"
-            )
+    def cut(output: Tensor) -> Tensor:
         seen.append(output.detach().requires_grad_())
-        return seen[-1].clone()  # what follows may write into it
+        return seen[0].clone()  # what follows may write into it
 
-    with left_as_it_was(classifier), torch.enable_grad():
+    with left_as_it_was(classifier), torch.inference_mode(False), torch.enable_grad():
         classifier.requires_grad_(False)
-        handle = classifier.layer(name).register_forward_hook(hold)
         try:
-            logits = classifier(images.detach())
-        finally:
-            handle.remove()
-        if len(seen) != 1:
-            raise ExplanationError(f"{classifier.name}: layer {name!r} ran {len(seen)} times in one forward pass, not once")
-        values = logits.softmax(1) if score == "probability" else logits
+            logits = run(classifier, images.detach(), place.site, cut)
+        except RuntimeError as error:
+            if "nference tensor" not in str(error):
+                raise
+            raise ExplanationError(f"{classifier.name}: {NO_GRADIENTS}") from error
         wanted = _classes(logits, targets)
-        if wanted.numel() and not values.requires_grad:
-            raise ExplanationError(f"{classifier.name}: the scores do not depend on layer {name!r}, or not differentiably")
-        chosen = values.gather(1, wanted).sum(0)
-        gradients = [torch.autograd.grad(one, seen[0], retain_graph=True)[0] for one in chosen]
-    maps = seen[0].detach()
-    return FeatureMaps(maps, logits.detach(), torch.stack(gradients) if gradients else maps.new_empty(0, *maps.shape), wanted)
+        scores = score_of(classifier, logits, wanted, score)
+        if wanted.numel() and not scores.requires_grad:
+            raise ExplanationError(
+                f"{classifier.name}: the scores do not depend on layer {place.name!r}, or not differentiably "
+                "(a quantised layer, no_grad or detach behind it); name another with layer="
+            )
+        gradients = [torch.autograd.grad(one, seen[0], retain_graph=True)[0] for one in scores.sum(0)] if wanted.numel() else []
+    _check_gradients(classifier, place.name, gradients)
+    wide = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    maps, *slopes = (place.layout.maps(t.detach()).to(wide) for t in (seen[0], *gradients))
+    stacked = torch.stack(slopes) if slopes else maps.new_empty(0, *maps.shape)
+    return FeatureMaps(maps, logits.detach().to(wide), stacked, wanted, classifier.probabilities_of(logits.detach()))
+
+
+NO_GRADIENTS = (
+    "its weights were made under torch.inference_mode, which gives no gradients; load the network outside of it, or take a method "
+    "that asks for probabilities alone, such as lime or elime"
+)
+
+
+def check_score(score: Score) -> None:
+    """Raises `ExplanationError` for a word that is no score."""
+    if score not in get_args(Score):
+        raise ExplanationError(f"score: expected {', '.join(get_args(Score))}; found {score!r}")
+
+
+def score_of(classifier: Classifier, logits: Tensor, targets: Tensor, score: Score) -> Tensor:
+    """The score of the classes `targets` `(N, T)`, from logits `(N, classes)`: `(N, T)`, differentiable."""
+    return all_scores(classifier, logits, score).gather(1, targets)
+
+
+def all_scores(classifier: Classifier, logits: Tensor, score: Score) -> Tensor:
+    """The score of every class `(N, classes)`, from logits `(N, classes)`, differentiable."""
+    if score == "logit":
+        return logits
+    return classifier.log_odds(logits) if score == "log_odds" else classifier.probabilities_of(logits)
+
+
+def _check_gradients(classifier: Classifier, layer: str, gradients: list[Tensor]) -> None:
+    if any(not bool(torch.isfinite(g).all()) for g in gradients):
+        raise ExplanationError(f"{classifier.name}: the score's gradient at layer {layer!r} is NaN or infinite there")
+    if classifier.squashed and any(not bool(g.any()) for g in gradients):
+        raise ExplanationError(
+            f"{classifier.name}: a probability rounds to 0 or 1, and the gradient is lost in the network's own last layer; give the "
+            "network without its softmax or sigmoid"
+        )
 
 
 def _classes(logits: Tensor, targets: Tensor | int | None) -> Tensor:

@@ -4,7 +4,7 @@ Kureshi, Selvamani, "XAI framework for complete understanding of image classific
 holds the three methods; its repository has none, so that this one is ours.
 
 ```python
-views = Framework(classifier).explain(images)          # images (N, 3, H, W) in 0..1
+views = Framework(classifier).explain(images)          # images (N, C, H, W) in 0..1
 views.figure()                                         # a row an image: photograph, then a map a method
 Framework(classifier).explain(image, [281, 285])       # one image, two targets: two rows
 ```
@@ -76,6 +76,18 @@ def reading(values: Tensor) -> Reading:
     )
 
 
+def displayed(images: Tensor) -> tuple[Tensor, str]:
+    """Images `(N, C, H, W)` as `(N, 3, H, W)` to be drawn, and a line that says so where colours were lost.
+
+    One channel is shown as grey; of two, and of more than three, whose colours nobody knows, the mean.
+    """
+    channels = images.shape[1]
+    if channels == 3:
+        return images, ""
+    grey = images.float().mean(1, keepdim=True).expand(-1, 3, -1, -1)
+    return grey, "" if channels == 1 else f"\n(mean of {channels} channels)"
+
+
 def _middle(extent: int) -> slice:
     kept = max(1, round(extent / 2**0.5))
     return slice((extent - kept) // 2, (extent - kept) // 2 + kept)
@@ -85,7 +97,7 @@ def _middle(extent: int) -> slice:
 class Views:
     """What the methods answer for N rows, each an image and a target.
 
-    `images` `(N, 3, H, W)`; `targets` `(N,)`; `target_names`; `top`: the most probable classes of each row; `explanations` by
+    `images` `(N, C, H, W)`; `targets` `(N,)`; `target_names`; `top`: the most probable classes of each row; `explanations` by
     method; `refusals`: the reason of each method that cannot explain this network.
     """
 
@@ -133,16 +145,19 @@ class Views:
                 self.names, self.top, self.targets.tolist(), self.target_names, self.probabilities, strict=True
             )
         ]
-        return plots.xai_views(self.images, titles, self._columns(), shared=scale == "shared", width=width)
+        images, remark = displayed(self.images)
+        titles = [title + remark for title in titles]
+        return plots.xai_views(images, titles, self._columns(), shared=scale == "shared", width=width)
 
     def gallery(self, row: int = 0, across: int = 4) -> Figure:
         """All methods of one row in a grid, `across` panels in a line, the photograph first: for many methods."""
         from xai_lib import plots
 
-        title = f"{self.names[row]}\nasked: {self.target_names[row]} {self.probabilities[row]:.2f}"
+        images, remark = displayed(self.images[row : row + 1])
+        title = f"{self.names[row]}\nasked: {self.target_names[row]} {self.probabilities[row]:.2f}{remark}"
         columns = [c._replace(maps=None if c.maps is None else c.maps[row : row + 1], readings=c.readings[row : row + 1])
                    for c in self._columns()]  # fmt: skip
-        return plots.xai_gallery(self.images[row], title, columns, across)
+        return plots.xai_gallery(images[0], title, columns, across)
 
     def _columns(self) -> list[Any]:
         """What is drawn of each method."""
@@ -175,7 +190,7 @@ class Framework:
 
     `methods`: names of registered explainers. `settings`: a method's settings by its name; those not named have defaults, but
     that Grad-CAM differentiates the logit, and on torchvision's VGG looks at the last convolution before its pooling
-    (`features.29` of VGG16), as paper 4 means it. `background`: pictures `(B, 3, H, W)` in 0..1 for SHAP. `seed`: of all
+    (`features.29` of VGG16), as paper 4 means it. `background`: images `(B, C, H, W)` in 0..1 for SHAP. `seed`: of all
     methods. Raises `UnknownExplainer` and `FrameworkError`.
     """
 
@@ -208,13 +223,14 @@ class Framework:
         self, images: Tensor, targets: Targets = None, *, names: Sequence[str] = (), top: int = 5,
         progress: Callable[[str], None] = lambda method: None,
     ) -> Views:  # fmt: skip
-        """Ask every method about `images` `(N, 3, H, W)` or `(3, H, W)`, in 0..1.
+        """Ask every method about `images` `(N, C, H, W)` or `(C, H, W)`, in 0..1.
 
         `targets`: as every explainer takes them; besides, of a single image any number of classes, a row each. `names` stand
         above the photographs; `progress` is told each method when it has answered. A method that refuses the network leaves
         its reason in `Views.refusals`. Raises `ExplanationError` for images and targets that no method can take.
         """
-        images = checked_images(images[None] if isinstance(images, Tensor) and images.ndim == 3 else images)
+        one = isinstance(images, Tensor) and images.ndim == 3
+        images = checked_images(images[None] if one else images, self.classifier.channels)
         several = len(targets) if isinstance(targets, Tensor | Sequence) and np.ndim(targets) else 1
         if len(images) == 1 and several > 1:
             images, names = images.expand(several, -1, -1, -1), [*names][:1] * several
@@ -245,7 +261,7 @@ class Framework:
         millions = sum(p.numel() for p in self.classifier.network.parameters()) / 1e6
         network = f"{self.classifier.name}\n{millions:.1f} million weights\n{self.classifier.classes} classes"
         boxes = [(_title(m), *self._described(m, size)) for m in self.methods]
-        return plots.xai_pipeline(f"photograph\n3 × {view.size} × {view.size}", network, boxes)
+        return plots.xai_pipeline(f"photograph\n{self.classifier.channels} × {view.size} × {view.size}", network, boxes)
 
     def _described(self, method: str, size: tuple[int, int]) -> tuple[str, str]:
         """What a method looks at, and what it gives, in words; a refusal in place of both."""
@@ -270,7 +286,7 @@ class Framework:
         return f"needs {self.explainers[method].needs}", out
 
     def _grey(self, size: tuple[int, int]) -> Tensor:
-        return torch.full((1, 3, *size), 0.5, device=self.classifier.device)
+        return torch.full((1, self.classifier.channels, *size), 0.5, device=self.classifier.device)
 
 
 def _title(method: str) -> str:

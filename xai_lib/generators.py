@@ -54,14 +54,15 @@ class Generator(nn.Module):
         self.eval().requires_grad_(False)
 
     def forward(self, z: Tensor, class_vector: Tensor, truncation: float = 1.0) -> Tensor:
-        """Pictures of these noises and classes; raises `GeneratorError` for other shapes."""
+        """Pictures of these noises and classes; raises `GeneratorError` for other shapes, integers, and other truncations."""
         if z.ndim != 2 or z.shape[1] != self.z_dim or class_vector.shape != (len(z), self.classes):
             raise GeneratorError(
                 f"{self.name}: expected z (N, {self.z_dim}) and class_vector (N, {self.classes}), found {tuple(z.shape)} and "
                 f"{tuple(class_vector.shape)}"
             )
-        if not 0 < truncation <= 1:
-            raise GeneratorError(f"truncation: expected above 0 and at most 1, found {truncation!r}")
+        if not (z.is_floating_point() and class_vector.is_floating_point()):
+            raise GeneratorError(f"{self.name}: expected z and class_vector as floats, found {z.dtype} and {class_vector.dtype}")
+        _check_truncation(truncation)
         made: Tensor = self.model(z, class_vector, truncation)
         return (made + 1) / 2
 
@@ -113,13 +114,22 @@ def _folded(model: BigGAN) -> nn.Module:
 def noise(count: int, z_dim: int, seed: int, truncation: float = 1.0) -> Tensor:
     """`(count, z_dim)` float32: a standard normal cut to [-2, 2], times `truncation`; row k is the same for any `count`.
 
-    As the package's own sampler, but from a generator of its own.
+    As the package's own sampler, but from a generator of its own. Raises `GeneratorError` for counts below 1, seeds below 0, and
+    a truncation outside of 0..1.
     """
     from scipy.special import ndtr, ndtri
 
     whole("count", count, 1, GeneratorError)
+    whole("z_dim", z_dim, 1, GeneratorError)
+    whole("seed", seed, 0, GeneratorError)
+    _check_truncation(truncation)
     uniform = np.random.default_rng(seed).random((count, z_dim))
     return torch.from_numpy(truncation * ndtri(ndtr(-2) + uniform * (ndtr(2) - ndtr(-2)))).float()
+
+
+def _check_truncation(truncation: float) -> None:
+    if not 0 < truncation <= 1:
+        raise GeneratorError(f"truncation: expected above 0 and at most 1, found {truncation!r}")
 
 
 def small_config(**changes: Any) -> BigGANConfig:

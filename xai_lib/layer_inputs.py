@@ -7,6 +7,9 @@ residual block, which the shortcut passes by, is refused.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -15,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from xai_lib.classifiers import Classifier
+from xai_lib.classifiers.fingerprint import structure_of
 from xai_lib.explanation import ExplanationError, left_as_it_was
 
 PIXELS = "pixels"  #: the name of the image itself, 0..1
@@ -40,7 +44,7 @@ class LayerInput:
 
     @torch.no_grad()
     def of(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """The layer's input `(N, ...)` and the logits `(N, classes)` of images `(N, 3, H, W)` in 0..1.
+        """The layer's input `(N, ...)` and the logits `(N, classes)` of images `(N, C, H, W)` in 0..1.
 
         Raises `ExplanationError` if the layer does not get one tensor once a forward pass.
         """
@@ -61,23 +65,30 @@ class LayerInput:
     def logits(self, image: Tensor, inputs: Tensor) -> Tensor:
         """The logits `(n, classes)` where the layer gets `inputs` `(n, ...)`; differentiable by them.
 
-        What lies before the layer runs once, on `image` `(1, 3, H, W)`.
+        What lies before the layer runs once, on `image` `(1, C, H, W)`.
         """
         if self.name == PIXELS:
             return self.classifier(inputs)
         return self._run(image, lambda _module, _inputs: (inputs.clone(),))  # what follows may write into it
 
     def check(self, image: Tensor, other: Tensor) -> bool:
-        """Whether the scores of `image` become those of `other`, `(1, 3, H, W)` each, when the layer gets its input."""
+        """Whether the scores of `image` become those of `other`, `(1, C, H, W)` each, when the layer gets its input."""
         inputs, wanted = self.of(other)
         with torch.no_grad():
             found = self.logits(image, inputs)
-        return bool(torch.allclose(found, wanted, rtol=1e-3, atol=1e-3 * float(wanted.abs().max())))
+        slack = 0.03 if wanted.dtype in (torch.float16, torch.bfloat16) else 1e-3
+        return bool(torch.allclose(found, wanted, rtol=slack, atol=slack * float(wanted.abs().max())))
 
     def _run(self, images: Tensor, hook: Any) -> Tensor:
-        handle = self.classifier.layer(self.name).register_forward_pre_hook(hook)
         try:
-            logits: Tensor = self.classifier(images)
+            handle = self.classifier.layer(self.name).register_forward_pre_hook(hook)
+        except (AttributeError, RuntimeError) as error:  # compiled into C++
+            raise ExplanationError(
+                f'{self._words()} is scripted and takes no hook; give the network as it was written, or layer="pixels"'
+            ) from error
+        try:
+            # the layer may get more rows than there are images
+            logits: Tensor = self.classifier.core(self.classifier.normalise(images))
         finally:
             handle.remove()
         return logits
@@ -86,7 +97,48 @@ class LayerInput:
         return f"{self.classifier.name}: layer {self.name!r}"
 
 
-_found: WeakKeyDictionary[Classifier, dict[tuple[Any, ...], Place]] = WeakKeyDictionary()
+@contextmanager
+def gradients_in_words(classifier: Classifier) -> Iterator[None]:
+    """Gradients by the input alone; raises `ExplanationError` where autograd finds no way back to it.
+
+    Weights require none inside, and do again after `left_as_it_was`, within which this is used.
+    """
+    for parameter in classifier.parameters():
+        if not parameter.is_inference():  # such a one never requires any, and cannot be told so
+            parameter.requires_grad_(False)
+    try:
+        yield
+    except RuntimeError as error:
+        if not _NO_WAY_BACK.search(str(error)):
+            raise
+        raise ExplanationError(
+            f"{classifier.name}: the scores do not depend differentiably on the input (quantised layers, no_grad, detach or "
+            "integers on the way, or weights made under inference_mode); take a method that asks for probabilities alone, "
+            f"such as lime or elime (torch says: {str(error).splitlines()[0]})"
+        ) from error
+
+
+_NO_WAY_BACK = re.compile(
+    r"does not require grad|not have been used in the graph|[Ii]nference tensor|require gradients|not differentiable"
+    r"|derivative for .* not implemented"
+)
+
+
+def check_map(classifier: Classifier, values: Tensor) -> None:
+    """Raises `ExplanationError` for gradients that are NaN or infinite, or that a probability rounded to 0 or 1 has lost."""
+    if not bool(values.isfinite().all()):
+        raise ExplanationError(
+            f"{classifier.name}: gradients of the score are NaN or infinite; look for a root or a norm of zeros, or numbers "
+            f"beyond the range of {classifier.dtype}"
+        )
+    if classifier.squashed and not bool(values.any()):
+        raise ExplanationError(
+            f"{classifier.name}: a probability rounds to 0 or 1, and the gradient is lost in the network's own last layer; give "
+            "the network without its softmax or sigmoid"
+        )
+
+
+_found: WeakKeyDictionary[Classifier, tuple[bytes, dict[tuple[Any, ...], Place]]] = WeakKeyDictionary()
 
 
 def find(classifier: Classifier, layer: str, size: tuple[int, int]) -> Place:
@@ -95,19 +147,21 @@ def find(classifier: Classifier, layer: str, size: tuple[int, int]) -> Place:
     A place is looked for among the inputs of convolutions and pooling, by trial runs on noise; where there is none, as in a
     transformer, it is the pixels, and `reason` says so. Raises `ExplanationError` for a named layer that the scores pass by.
     """
-    places = _found.setdefault(classifier, {})
-    key = (id(classifier.network), layer, size)
+    key, state = (layer, size), structure_of(classifier.network)
+    if classifier not in _found or _found[classifier][0] != state:
+        _found[classifier] = (state, {})
+    places = _found[classifier][1]
     if key not in places:
-        with left_as_it_was(classifier), torch.no_grad():
+        with left_as_it_was(classifier), torch.inference_mode(False), torch.no_grad():
             places[key] = _find(classifier, layer, size)
     return places[key]
 
 
 def _find(classifier: Classifier, layer: str, size: tuple[int, int]) -> Place:
     if layer == PIXELS:
-        return Place(PIXELS, (3, *size), "as asked for")
+        return Place(PIXELS, (classifier.channels, *size), "as asked for")
     rng = torch.Generator().manual_seed(0)
-    one, other = (torch.rand(1, 3, *size, generator=rng).to(classifier.device) for _ in range(2))
+    one, other = (torch.rand(1, classifier.channels, *size, generator=rng).to(classifier.device) for _ in range(2))
     if layer not in STRIDES:
         inputs = LayerInput(classifier, layer)
         shape = tuple(inputs.of(one)[0].shape[1:])
@@ -122,10 +176,11 @@ def _find(classifier: Classifier, layer: str, size: tuple[int, int]) -> Place:
     candidates = [known] if known else _candidates(classifier, one, stride)
     for name in candidates:
         inputs = LayerInput(classifier, name)
-        if inputs.check(one, other):
-            shape = tuple(inputs.of(one)[0].shape[1:])
-            return Place(name, shape, "as in paper 4" if known else f"{_WORDS[stride]} activation at stride {stride}")
-    return Place(PIXELS, (3, *size), f"no layer at stride {stride} through which everything goes")
+        with suppress(ExplanationError):  # it may run twice
+            if inputs.check(one, other):
+                shape = tuple(inputs.of(one)[0].shape[1:])
+                return Place(name, shape, "as in paper 4" if known else f"{_WORDS[stride]} activation at stride {stride}")
+    return Place(PIXELS, (classifier.channels, *size), f"no layer at stride {stride} through which everything goes")
 
 
 _WORDS = {2: "last", 4: "first"}
@@ -167,6 +222,8 @@ def _candidates(classifier: Classifier, image: Tensor, stride: int) -> list[str]
         return hook
 
     modules = [(n, m) for n, m in classifier.network.named_modules() if n and not isinstance(m, nn.Identity)]
+    if any(isinstance(m, torch.jit.ScriptModule) for _, m in modules):
+        return []  # they take no hooks
     hooks = [m.register_forward_pre_hook(note(n, isinstance(m, _READERS))) for n, m in modules]
     try:
         classifier(image)

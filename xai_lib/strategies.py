@@ -10,12 +10,12 @@ import itertools
 import os
 import pickle
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
 import pandas as pd
 
-from xai_lib.errors import XaiError
+from xai_lib.errors import XaiError, whole
 
 Strategy = Literal["cma", "random", "grid"]
 
@@ -79,8 +79,22 @@ class Listed:
 
 
 def asker(strategy: Strategy, size: int, population: int, generations: int, start: float, sigma: float, seed: int) -> Asker:
-    """The strategy of that name; `start` and `sigma` are those of CMA-ES."""
+    """The strategy of that name; `start` and `sigma` are those of CMA-ES.
+
+    Raises `TuningError`: an unknown strategy, no candidates, and for CMA-ES a population below 2, `sigma` not above 0, `start`
+    outside of 0..1.
+    """
+    if strategy not in get_args(Strategy):
+        raise TuningError(f"strategy: expected {', '.join(get_args(Strategy))}, found {strategy!r}")
+    for name, value in (("size", size), ("population", population), ("generations", generations)):
+        whole(name, value, 1, TuningError)
     if strategy == "cma":
+        if population < 2:
+            raise TuningError("population: CMA-ES compares the candidates of a generation, expected 2 or more, found 1")
+        if not 0 <= start <= 1:
+            raise TuningError(f"start: expected a coordinate of the unit cube, 0..1, found {start!r}")
+        if not (0 < sigma < np.inf):
+            raise TuningError(f"sigma: expected a width above 0, such as 0.25, found {sigma!r}")
         return Cma(size, population, start, sigma, seed)
     budget = population * generations
     points = np.random.default_rng([seed, 1]).random((budget, size)) if strategy == "random" else lattice(size, budget)

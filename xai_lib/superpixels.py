@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -23,15 +23,24 @@ class SuperpixelError(XaiError):
 
 
 def segment(image: Tensor, method: Segmentation = "quickshift") -> Tensor:
-    """Superpixels of an image `(3, H, W)` in 0..1: int64 `(H, W)`, numbered 0..d-1 without gaps.
+    """Superpixels of an image.
 
-    `quickshift`: kernel 4, distance 200, ratio 0.2 on the 8-bit picture, as the `lime` package does; `slic`: about 100
-    segments, sigma 5, as the E-LIME authors' earlier code does. scikit-image numbers SLIC from 1, so labels are made
-    anew.
+    Parameters
+    ----------
+    image
+        `(C, H, W)` in 0..1.
+    method
+        "quickshift": kernel 4, distance 200, ratio 0.2 on the 8-bit image, as the `lime` package does; "slic": about 100
+        segments, sigma 5, as the E-LIME authors' earlier code does. Both look at `in_colours`.
+
+    Returns
+    -------
+    Tensor
+        int64 `(H, W)`, numbered 0..d-1 without gaps.
     """
     from skimage.segmentation import quickshift, slic
 
-    pixels = (image.detach().cpu().permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
+    pixels = (in_colours(image).cpu().permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
     if method == "quickshift":
         labels = quickshift(pixels, kernel_size=4, max_dist=200, ratio=0.2, rng=42)
     elif method == "slic":
@@ -42,19 +51,42 @@ def segment(image: Tensor, method: Segmentation = "quickshift") -> Tensor:
     return torch.from_numpy(numbered.reshape(labels.shape)).to(image.device)
 
 
+def in_colours(image: Tensor) -> Tensor:
+    """An image `(C, H, W)` in 0..1 as three colours `(3, H, W)`, for what knows nothing else.
+
+    One channel is grey; of two, the third colour is their mean. Of more than three, the colours are the first three principal
+    components over the pixels, on the scale on which the first spans 0..1: whatever differs most is seen most (our choice).
+    """
+    image = image.detach().float()
+    channels, size = len(image), image.shape[1:]
+    if channels == 3:
+        return image
+    if channels == 1:
+        return image.expand(3, -1, -1)
+    if channels == 2:
+        return torch.cat([image, image.mean(0, keepdim=True)])
+    pixels = image.flatten(1).double().cpu()
+    _, vectors = torch.linalg.eigh(torch.cov(pixels))
+    vectors = vectors.flip(1)[:, :3]  # the largest variances first
+    signs = vectors.gather(0, vectors.abs().argmax(0, keepdim=True)).sign()  # an eigenvector has none of its own
+    found = (vectors * signs).T @ pixels
+    found = found - found.amin(1, keepdim=True)
+    return (found / found.max().clamp(min=1e-12)).float().view(3, *size).to(image.device)
+
+
 def fill_of(image: Tensor, segments: Tensor, fill: Fill = "black") -> Tensor:
-    """What removed superpixels show, `(3, H, W)`: black, or each superpixel's mean colour (lime's default)."""
+    """What removed superpixels show, `(C, H, W)`: black, or each superpixel's mean colour (lime's default)."""
     if fill == "black":
         return torch.zeros_like(image)
     if fill != "mean":
         raise SuperpixelError(f"unknown fill {fill!r}; use black or mean")
     labels, pixels = segments.cpu().flatten(), image.cpu().flatten(1).double()  # Apple's GPU has no float64
-    sums = torch.zeros(3, int(labels.max()) + 1, dtype=torch.float64).index_add_(1, labels, pixels)
+    sums = torch.zeros(len(image), int(labels.max()) + 1, dtype=torch.float64).index_add_(1, labels, pixels)
     return (sums / labels.bincount()).float()[:, labels].view_as(image).to(image.device)
 
 
 def masked_images(image: Tensor, segments: Tensor, masks: Masks | Tensor, fill: Fill = "black") -> Tensor:
-    """The image with only the kept superpixels: masks bool `(n, d)` -> `(n, 3, H, W)` in 0..1."""
+    """The image with only the kept superpixels: masks bool `(n, d)` -> `(n, C, H, W)` in 0..1."""
     kept = torch.as_tensor(masks, device=image.device)
     d = int(segments.max()) + 1
     if kept.ndim != 2 or kept.shape[1] != d or kept.dtype != torch.bool:
@@ -95,15 +127,15 @@ class Fitness:
             raise SuperpixelError(f"segments {tuple(segments.shape)} do not fit an image of {tuple(image.shape[1:])}")
         self.classifier, self.image, self.segments, self.target, self.fill = classifier, image, segments, target, fill
         self.d, self.size_weight = int(segments.max()) + 1, size_weight
-        self._network = fast_network(classifier, plan)
+        both = classifier.normalise(torch.stack([image, fill_of(image, segments, fill)]))
+        self._network = fast_network(classifier, plan, both)
         self.plan = self._network.plan
-        both = classifier.normalise(torch.stack([image, fill_of(image, segments, fill)])).to(self._network.dtype)
         # channels last: the mask is broadcast over the fastest axis and nothing is copied afterwards
-        self._shown, self._removed = both.permute(0, 2, 3, 1).contiguous()
-        labels = segments.cpu().numpy().repeat(3)  # as the bytes lie: three channels a pixel
+        self._shown, self._removed = both.to(self._network.dtype).permute(0, 2, 3, 1).contiguous()
+        labels = segments.cpu().numpy().repeat(len(image))  # as the bytes lie: the channels of a pixel side by side
         starts = np.concatenate([[0], np.flatnonzero(np.diff(labels)) + 1])
         self._runs = labels[starts], np.diff(starts, append=len(labels))
-        integers = torch.int16 if self._network.dtype == torch.bfloat16 else torch.int32
+        self._integers, integers = _INTEGERS[self._shown.element_size()]
         self._removed_bits = self._removed.view(integers)
         self._difference = self._shown.view(integers) ^ self._removed_bits
         self.budget, self.calls = calls, 0
@@ -153,30 +185,34 @@ class Fitness:
             logits.append(self._network.logits(shown.permute(0, 3, 1, 2)).cpu())
             self._seconds[first + start : last] = time.perf_counter() - self._started
         self._masks[first:last] = masks
-        self._scores[first:last] = log_odds(torch.cat(logits), self.target)
+        odds = self.classifier.log_odds(torch.cat(logits).double())  # the surrogate is fitted in float64
+        self._scores[first:last] = odds[:, self.target].numpy()
         if self.size_weight:
             self._scores[first:last] -= self.size_weight * masks.mean(1)
         self._index.update((key, first + i) for i, key in enumerate(_keys(masks)))
         self.calls = last
 
     def _shown_pixels(self, masks: Masks) -> Tensor:
-        """The normalised images of the kept superpixels, `(n, H, W, 3)`, made where the network is."""
+        """The normalised images of the kept superpixels, `(n, H, W, C)`, made where the network is."""
         if self.segments.device.type != "cpu":
             kept = torch.from_numpy(masks).to(self.segments.device)
             return torch.where(kept[:, self.segments].unsqueeze(-1), self._shown, self._removed)
         # on the processor: all bits set where kept, then removed ^ (kept & (shown ^ removed)), exact and in place. A row of
         # a superpixel is filled at once; all of it costs an eighth of the broadcast choice above
         labels, lengths = self._runs
-        integers = np.int16 if self._network.dtype == torch.bfloat16 else np.int32
-        whole = np.negative(masks, dtype=integers)  # all bits of -1 are set
+        whole = np.negative(masks, dtype=self._integers)  # all bits of -1 are set
         bits = torch.from_numpy(np.repeat(whole[:, labels], lengths, axis=1)).view(-1, *self._shown.shape)
         return bits.bitwise_and_(self._difference).bitwise_xor_(self._removed_bits).view(self._network.dtype)
 
     def probabilities(self, masks: Masks) -> np.ndarray:
-        """Float32 probabilities of the target by the untouched network, one image at a time, `(n,)`."""
+        """Probabilities of the target by the untouched network, one image at a time, float32 `(n,)`."""
+        found = self.classifier.probabilities_of(self._exact(masks))[:, self.target]
+        return found.float().cpu().numpy()
+
+    @torch.no_grad()
+    def _exact(self, masks: Masks) -> Tensor:
         images = masked_images(self.image, self.segments, masks, self.fill)
-        found = [self.classifier.probabilities(image[None])[0, self.target] for image in images]
-        return torch.stack(found).cpu().numpy()
+        return torch.cat([self.classifier(image[None]) for image in images])
 
     def trajectory(self) -> list[Improvement]:
         """The masks that beat all before them, in the order of the calls."""
@@ -196,33 +232,29 @@ class Fitness:
         return torch.as_tensor(values, dtype=torch.float32, device=self.segments.device)[self.segments]
 
     def outcome(self, judged: int = 4) -> dict[str, Any]:
-        """The best mask found: the `judged` masks with the highest scores are compared again in float32.
+        """The best mask found: the `judged` masks with the highest scores are compared again by the untouched
+        network.
 
-        `kept`: bool (d,); `probability`: the target's, float32; `calls`: search and judging; `trajectory`: as the
+        `kept`: bool (d,); `probability`: the target's; `calls`: search and judging; `trajectory`: as the
         method of that name; `segments`: (H, W); `inference`: how the search's forward passes were made.
         """
         leading = self.masks[np.argsort(-self.scores, kind="stable")[:judged]]
-        exact = self.probabilities(leading).astype(np.float64)
-        best = int(np.argmax(np.log(exact) - np.log1p(-exact) - self.size_weight * leading.mean(1)))
+        logits = self._exact(leading)
+        odds = self.classifier.log_odds(logits)[:, self.target].double().cpu().numpy()
+        best = int(np.argmax(odds - self.size_weight * leading.mean(1)))
         return {
             "segments": self.segments.cpu(),
             "kept": leading[best],
-            "probability": float(exact[best]),
+            "probability": float(self.classifier.probabilities_of(logits)[best, self.target]),
             "calls": self.calls + len(leading),
             "trajectory": self.trajectory(),
-            "inference": self.plan.declaration(),
+            "inference": self._network.declaration(),
         }
 
 
-def log_odds(logits: Tensor, target: int) -> np.ndarray:
-    """log p/(1-p) of one class from logits `(n, classes)`, float64 `(n,)`, without computing 1-p.
-
-    It is -log of the sum of the other classes' odds against this one; differences of logits beyond 700 count as 700.
-    """
-    values = logits.numpy(force=True)
-    others = np.minimum(values - values[:, target, None], 700, dtype=np.float64)
-    others[:, target] = -np.inf
-    return cast(np.ndarray, -np.log(np.exp(others).sum(1)))
+_INTEGERS: dict[int, tuple[Any, torch.dtype]] = {
+    2: (np.int16, torch.int16), 4: (np.int32, torch.int32), 8: (np.int64, torch.int64),
+}  # fmt: skip
 
 
 def _keys(masks: Masks) -> list[bytes]:

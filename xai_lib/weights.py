@@ -39,6 +39,12 @@ def fill(network: nn.Module, file: Path, name: str, by_position: bool = False) -
     state = read_state_dict(file)
     wanted = network.state_dict()
     if by_position:
+        if len(state) != len(wanted):
+            missing, extra = [*wanted][len(state) :], [*state][len(wanted) :]
+            raise WeightsError(
+                f"{file} does not fit {name}: expected {len(wanted)} tensors in the network's order, found {len(state)}; "
+                + (f"missing from {missing[0]} on" if missing else f"unknown from {extra[0]} on")
+            )
         state = dict(zip(wanted, state.values(), strict=True))
     missing, extra = sorted(set(wanted) - set(state)), sorted(set(state) - set(wanted))
     shapes = [k for k in wanted if k in state and wanted[k].shape != state[k].shape]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from nbformat import NotebookNode
 
 from xai_lib.course import assembly
 from xai_lib.course.session import reason
+from xai_lib.runs.shards import _names
 
 FOLDER = Path(__file__).parents[2] / "notebooks" / "assignments"
 MISTAKES = Path(__file__).parent / "mistakes"
@@ -22,43 +24,82 @@ def source(name: str) -> NotebookNode:
     return assembly.load(FOLDER / name / f"{name}.ipynb")
 
 
-def lost(name: str, answers: dict[str, str] | None = None, solved: bool = True) -> dict[str, str]:
-    """The tests that fail with the solutions, but for the cells in `answers`; unsolved, every answer is the release's stub."""
-    found: dict[str, str] = {}
-    space: dict[str, Any] = {}
-    with mpl.rc_context({"backend": "agg"}):
-        for cell in source(name).cells:
-            told = cell.metadata.get("nbgrader", {})
-            if cell.cell_type != "code" or (answers and "plt.subplots" in cell.source):  # figures take half of the time
-                continue
-            code = (answers or {}).get(told.get("grade_id", ""), cell.source)
-            if not solved and told.get("solution") and "### BEGIN SOLUTION" in code:
+class Run:
+    """An assignment run with its solutions, or every answer the release's stub: what failed, and all names after each cell."""
+
+    def __init__(self, name: str, solved: bool = True) -> None:
+        self.cells = [cell for cell in source(name).cells if cell.cell_type == "code"]
+        self.lost: dict[str, str] = {}
+        self.names: list[dict[str, Any]] = [{}]
+        space: dict[str, Any] = {}
+        for cell in self.cells:
+            code = cell.source
+            if not solved and task(cell).get("solution") and "### BEGIN SOLUTION" in code:
                 code = "raise NotImplementedError"
-            try:
-                exec(compile(code, told.get("grade_id", "cell"), "exec"), space)
-            except Exception as error:
-                if told.get("grade"):
-                    found[told["grade_id"]] = reason(type(error).__name__, str(error))
-                elif solved:
-                    raise
+            run(cell, code, space, self.lost, strict=solved)
+            self.names.append(dict(space))
+
+    def lost_with(self, answers: dict[str, str]) -> dict[str, str]:
+        """What fails once other answers stand in their cells: those run again, and all that depends on them by its names."""
+        codes = [answers.get(task(cell).get("grade_id", ""), cell.source) for cell in self.cells]
+        found = [_names(code) for code in codes]
+        changed = {i for i, cell in enumerate(self.cells) if codes[i] != cell.source}
+        again, moved, mutated = set[int](), set[str](), set[str]()
+        while new := (changed | {i for i, n in enumerate(found) if n.used & moved or n.bound & mutated}) - again:
+            again |= new
+            for names in (each for i in new for each in (found[i], _names(self.cells[i].source))):
+                moved |= names.bound | names.changed
+                mutated |= names.changed
+
+        def is_old(name: str, cell: int) -> bool:
+            """Whether what the name stands for, where this cell begins, was made by a cell that does not run again."""
+            return name not in moved or max((i for i in range(cell) if name in found[i].bound), default=-1) not in again
+
+        lost: dict[str, str] = {}
+        space: dict[str, Any] = {}
+        for i in sorted(again):
+            space.update({name: value for name, value in self.names[i].items() if is_old(name, i)})
+            if "plt.subplots" not in self.cells[i].source:  # figures take half of the time
+                run(self.cells[i], codes[i], space, lost)
+        return lost
+
+
+def task(cell: NotebookNode) -> dict[str, Any]:
+    told: dict[str, Any] = cell.metadata.get("nbgrader", {})
+    return told
+
+
+def run(cell: NotebookNode, code: str, space: dict[str, Any], lost: dict[str, str], strict: bool = True) -> None:
+    with mpl.rc_context({"backend": "agg"}):
+        try:
+            exec(compile(code, task(cell).get("grade_id", "cell"), "exec"), space)
+        except Exception as error:
+            if task(cell).get("grade"):
+                lost[task(cell)["grade_id"]] = reason(type(error).__name__, str(error))
+            elif strict:
+                raise
         plt.close("all")
-    return found
+
+
+@cache
+def solution(name: str) -> Run:
+    return Run(name)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_solutions_get_all_points(name: str) -> None:
-    assert lost(name) == {}
+    assert solution(name).lost == {}
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_solutions_get_all_points_whatever_the_student_is_called(name: str) -> None:
     for student in ("李雷", "t0000040"):
-        assert lost(name, {"student": f"STUDENT = {student!r}"}) == {}, student
+        assert solution(name).lost_with({"student": f"STUDENT = {student!r}"}) == {}, student
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_untouched_release_gets_none(name: str) -> None:
-    assert set(lost(name, solved=False)) == {task.name for task in assembly.tasks(source(name)) if not task.by_hand}
+    assert set(Run(name, solved=False).lost) == {task.name for task in assembly.tasks(source(name)) if not task.by_hand}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -93,7 +134,7 @@ def mistakes(name: str) -> list[tuple[str, str, dict[str, str]]]:
     [pytest.param(name, *each, id=f"{name}-{i}-{each[0]}") for name in NAMES for i, each in enumerate(mistakes(name))],
 )
 def test_typical_mistakes_lose_their_points_and_are_told_why(name: str, cell: str, code: str, said: dict[str, str]) -> None:
-    found = lost(name, {cell: code})
+    found = solution(name).lost_with({cell: code})
     assert set(found) == set(said), found
     assert all(words in found[test] for test, words in said.items()), found
 

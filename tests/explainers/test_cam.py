@@ -262,7 +262,7 @@ def test_what_does_not_fit_is_named() -> None:
         cam.shared(tiny(), PICTURES, TARGETS, ["score_cam"])
     with pytest.raises(ExplanationError, match="fem: no method that needs gradients alone; those are grad_cam, grad_cam_pp"):
         cam.gradient_cam("fem", torch.rand(1, 2, 3, 3), torch.rand(1, 2, 3, 3))
-    with pytest.raises(ExplanationError, match="probability or logit"):
+    with pytest.raises(ExplanationError, match="expected log_odds, probability, logit"):
         cam.Settings(score="odds")  # type: ignore[arg-type]
     for targets in (torch.tensor([0, 5]), torch.tensor([-1]), torch.tensor([[0]]), torch.tensor([], dtype=torch.long)):
         with pytest.raises(ExplanationError, match=r"targets: expected classes \(T,\) of 0..4, found"):

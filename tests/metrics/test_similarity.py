@@ -102,7 +102,7 @@ def test_company_does_not_matter_and_large_pictures_are_averaged_down(pair: tupl
 
 
 def test_other_shapes_are_refused(pair: tuple[Tensor, Tensor]) -> None:
-    with pytest.raises(SimilarityError, match=r"a reference: expected a picture \(3, H, W\), found \(1, 3, 96, 96\)"):
+    with pytest.raises(SimilarityError, match=r"a reference: expected a picture \(C, H, W\), found \(1, 3, 96, 96\)"):
         Reference(pair[0][None])
     with pytest.raises(SimilarityError, match=r"pictures: expected \(N, 3, 96, 96\), found \(3, 96, 96\)"):
         Reference(pair[0]).mse(pair[1])

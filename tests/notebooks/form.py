@@ -28,7 +28,18 @@ def command(root: Path, notebook: str, parameters: Mapping[str, str], *more: str
     environment |= {"PYTHONPATH": path, "TORCH_HOME": str(root / "no_weights"), "XDG_CACHE_HOME": str(root / "no_cache")}
     options = [word for name, value in parameters.items() for word in ("-p", f"{name}={value}")]
     arguments = [sys.executable, "-m", "xai_lib.runs.command", "--root", str(root), "run", notebook, *options, *more]
-    return {"args": arguments, "env": environment, "text": True, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    return {
+        "args": arguments, "env": environment, "text": True, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT,
+        "preexec_fn": _own_core,
+    }  # fmt: skip
+
+
+def _own_core() -> None:
+    """Beside another process of the suite a run gets one core, and so one thread."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "").removeprefix("gw")
+    if worker and hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[int(worker) % len(cores)]})
 
 
 def finished(root: Path, notebook: str, parameters: Mapping[str, str]) -> Path:

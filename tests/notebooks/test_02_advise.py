@@ -1,7 +1,6 @@
 """Notebook 02 run for real at its smallest parameters, killed once on the way, with the network of the install alone."""
 
 import json
-import os
 import shutil
 import subprocess
 import time
@@ -21,7 +20,7 @@ from xai_lib.runs.project import Project
 
 SMALLEST = {
     "photographs": "coffee,chelsea", "costly": "1", "lime_samples": "20", "defined": "1", "noise": "0.1", "noisy": "1",
-    "checked": "1", "randomised": "1", "random_steps": "2", "device": "cpu",
+    "checked": "1", "randomised": "1", "random_steps": "2", "device": "cpu", "other_networks": "mobilenetv1_075",
 }  # fmt: skip
 TABLE_1 = (
     "network,method,images,peak_range,AD,AD_sd,SSIM,SSIM_sd,FSIM,FSIM_sd,MSE,MSE_sd,AVX,AVX_sd,seconds_authors,"
@@ -78,14 +77,16 @@ def test_a_killed_run_goes_on_with_what_it_had_measured(killed: Path, result: Pa
     rows = table(result, "table-images")
     assert len(measured) >= 3
     for unit in measured:  # times differ from one measurement to the next: found again to the last digit, they were kept
-        same = rows[(rows.seconds_end_to_end == unit["seconds_end_to_end"]) & (rows.seconds_authors == unit["seconds_authors"])]
+        wall = {column: unit[column][0] for column in ("seconds_end_to_end", "seconds_authors")}
+        same = rows[(rows[list(wall)] == pd.Series(wall)).all(axis=1)]
         assert any(any(s["avx"] == avx for s in unit["judged"]["code, binary"]) for avx in same.AVX)
     assert not (result.parent / ".units" / "02_advise").exists()
 
 
 def test_two_shards_on_a_cluster_give_the_same(result: Path, tmp_path: Path) -> None:
     with slurm.cluster(tmp_path / "slurm"):
-        slurm.small_profile(tmp_path / "papermill_runs", threads=len(os.sched_getaffinity(0)))  # as many as it had here
+        threads = json.loads((result / "run.json").read_text())["hardware"]["threads"]  # as many as it had here
+        slurm.small_profile(tmp_path / "papermill_runs", threads=threads)
         ended = subprocess.run(**command(tmp_path, "02_advise", SMALLEST, "--executor", "slurm", "--shards", "2"), timeout=400)
         log = tmp_path / "papermill_runs" / ".state" / "default" / "snakemake.log"
         assert ended.returncode == 0, ended.stdout + log.read_text()
@@ -156,6 +157,8 @@ def test_numbers_are_those_of_the_package(result: Path) -> None:
     np.testing.assert_allclose(row.AVX, scores[place].avx, atol=1e-4)
     dropped = table(result, "table-dropped").set_index("share").efficientnet_lite0
     assert 0.001 < float(dropped["above_1_of_all"]) < 0.2 and float(dropped["below_0_of_all"]) == 0
+    scores = table(result, "table-scores").set_index("margin").cosine_of_the_maps
+    assert scores[[5, 10]].min() > 0.999 and scores[[20, 40, 120]].max() < 0.9  # float32: p is 1
     gradients = table(result, "gradients").set_index("layer")
     assert gradients.units_constant_over_space.iloc[0] == gradients.units.iloc[0] == 1280
     assert gradients.units_constant_over_space.iloc[1] < 0.2 * gradients.units.iloc[1]
@@ -172,9 +175,10 @@ def test_claims_have_verdicts_that_follow_from_the_tables(result: Path) -> None:
     assert twins.largest_difference_of_probability["doubled"] == 0
     cost = table(result, "table-cost").set_index("method")
     rivals = ["grad_cam", "grad_cam_pp", "score_cam", "layer_cam", "lime"]
-    for column in ("authors", "end_to_end"):
-        place = cost[f"seconds_{column}"][["advise", *rivals]].rank()["advise"]
-        assert claims[f"competitive-time-{column.replace('_', '-')}"] == str(bool(place <= 3)).lower()
+    for column in ("authors", "end_to_end"):  # by the clock that does not run while other programs do
+        seconds = cost[f"processor_seconds_{column}"]
+        ratio = seconds["advise"] / seconds[rivals].median()
+        assert claims[f"competitive-time-{column.replace('_', '-')}"] == str(bool(ratio <= 2)).lower()
     assert claims["avx-measures-quality"] == "false" and claims["no-retraining"] == "true"
     assert [claims[name] for name in ("which-layers-to-freeze", "deep-maps-centred", "accurate-explained-worse")] == [""] * 3
     assert {"better-metric-picks", "better-picked-elsewhere", "sanity-check", "single-units"} <= set(claims.index)

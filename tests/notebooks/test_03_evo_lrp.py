@@ -13,6 +13,7 @@ from tests.notebooks.form import check_size, finished
 SMALLEST = {
     "photographs": "coffee", "held_out": "chelsea", "generations": "1", "population": "4", "perturbations": "10,100",
     "noisy": "1,1,1,1", "lime_samples": "20", "class_pairs": "1", "pairs": "FC+SP", "device": "cpu",
+    "other_networks": "mobilenetv1_075",
 }  # fmt: skip
 TABLE_1 = "network,method,objective,seed,split,images,FC,FC_sd,SP,SP_sd,AS,AS_sd\n"
 
@@ -67,6 +68,7 @@ def test_claims_follow_from_the_tables(result: Path) -> None:
     assert {"c1-better-fc", "c1-evolution-random", "c3-balance", "c7-classes", "c9-epsilon-less", "transfer-photographs"} <= set(
         claims.index
     )
+    assert claims["transfer-networks"] == ""  # its weights are not there, which is said and never left out
     found = table(result, "table-differences")
     against = found[found.against == "random alpha-beta"]
     assert len(against) == 3 and (against.images == 1).all()

@@ -66,6 +66,8 @@ def alpha_beta(alpha: float, bias: str) -> Callable[..., Vector]:
             return evenly(reads, r)
         if bias == "keep":
             up, un = up + max(b, 0), un + min(b, 0)
+            if alpha == 1 and not up:
+                return r * negative / un if un else np.zeros(len(x))
         found = alpha * positive / up if up else np.zeros(len(x))
         return r * (found + ((1 - alpha) * negative / un if un else 0))
 

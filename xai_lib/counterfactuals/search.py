@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -17,12 +17,13 @@ from tqdm import tqdm
 
 from xai_lib import explanation, generators
 from xai_lib.classifiers import Classifier
+from xai_lib.classifiers.fingerprint import contents_of
 from xai_lib.counterfactuals.cases import features, pooled_layer, resized
 from xai_lib.counterfactuals.inversion import Inversion
 from xai_lib.errors import XaiError
 from xai_lib.explanation import left_as_it_was
 from xai_lib.generators import Generator
-from xai_lib.inference import folded
+from xai_lib.inference import first_right, probes
 
 Optimiser = Literal["rmsprop", "adam", "sgd"]
 GAIN = 1e-4  #: less than this much cosine is no gain (our choice)
@@ -76,30 +77,50 @@ class _Found(Exception):
 
 
 class Features(nn.Module):
-    """`features` for many calls: batch norms folded, channels last, and nothing computed behind the features."""
+    """`features` for many calls: the fastest right way to run the network, and nothing computed behind the features.
 
-    def __init__(self, classifier: Classifier, layer: str = "") -> None:
+    `batch`: pictures in one call, for which that way is looked for.
+    """
+
+    def __init__(self, classifier: Classifier, layer: str = "", batch: int = 1) -> None:
         super().__init__()
         self.layer = layer or pooled_layer(classifier)
         classifier.layer(self.layer)  # an unknown one is an error with the nearest names
         self.classifier = [classifier]  # in a list: no submodule, so that nothing of it is moved or counted
-        self.network = folded(classifier).to(memory_format=torch.channels_last)
-        self.network.get_submodule(self.layer).register_forward_hook(self._keep)
-        self._kept: Tensor
+        self._last = 0
+        size = (classifier.view.size,) * 2
+        with left_as_it_was(classifier), torch.no_grad():
+            calls: list[int] = []
+            counter = classifier.layer(self.layer).register_forward_hook(lambda *_: calls.append(1))
+            classifier(torch.full((1, classifier.channels, *size), 0.5, device=classifier.device))
+            counter.remove()
+            self._last = len(calls)
+            if not calls:
+                raise CounterfactualError(f"{classifier.name}: layer {self.layer!r} was not reached; name another with layer=")
+            self.route = first_right(classifier.network, [probes(batch, classifier, size)], [classifier.dtype], self._ask)
 
-    def _keep(self, _module: nn.Module, _inputs: Any, output: Tensor) -> None:
-        self._kept = output
-        raise _Found
+    def _ask(self, network: nn.Module, batch: Tensor) -> Tensor:
+        """What the layer gives in its last run, `(N, C h w)`."""
+        seen: list[Tensor] = []
+
+        def keep(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+            seen.append(output)
+            if len(seen) == self._last:
+                raise _Found
+
+        hook = network.get_submodule(self.layer).register_forward_hook(keep)
+        try:
+            network(batch)
+        except _Found:
+            return seen[-1].flatten(1)
+        finally:
+            hook.remove()
+        raise CounterfactualError(f"layer {self.layer!r} was not reached")
 
     def forward(self, images: Tensor) -> Tensor:
-        """Flat features `(N, C h w)` of pictures `(N, 3, S, S)` in 0..1."""
+        """Flat features `(N, C h w)` of pictures `(N, C, S, S)` in 0..1."""
         classifier = self.classifier[0]
-        pixels = classifier.normalise(resized(classifier, images)).contiguous(memory_format=torch.channels_last)
-        try:
-            self.network(pixels)
-        except _Found:
-            return self._kept.flatten(1)
-        raise CounterfactualError(f"{classifier.name}: layer {self.layer!r} was not reached")
+        return self._ask(self.route.network, self.route.laid(classifier.normalise(resized(classifier, images))))
 
 
 def invert(
@@ -124,6 +145,11 @@ def invert(
     settings = settings or Settings()
     if image.ndim != 4 or len(image) != 1:
         raise CounterfactualError(f"invert: expected one picture (1, 3, H, W), found {tuple(image.shape)}")
+    if classifier.channels != 3:
+        raise CounterfactualError(
+            f"{classifier.name} takes images of {classifier.channels} channel(s), and the generator makes three; wrap the "
+            "network in a module that makes its channels of red, green and blue"
+        )
     if not class_vectors:
         raise CounterfactualError("invert: no class vector was given; see class_vectors")
     began = time.perf_counter()
@@ -133,7 +159,7 @@ def invert(
     kinds = tuple(kind for kind in class_vectors for _ in range(settings.noises))
     with left_as_it_was(classifier):
         run = _Search(generator, classifier, image.to(z), settings, Path(checkpoint) if checkpoint else None)
-        run.key = _key(z, vectors, image, settings)
+        run.key = _key(generator, classifier, (z, vectors, image), settings)
         found = run.all_rows(z, vectors, progress)
         return _result(generator, classifier, image.to(z), found, vectors, kinds, settings, began - run.spent)
 
@@ -143,9 +169,9 @@ class _Search:
         self, generator: Generator, classifier: Classifier, image: Tensor, settings: Settings, checkpoint: Path | None
     ) -> None:
         self.generator, self.settings, self.checkpoint = generator, settings, checkpoint
-        self.features = Features(classifier, settings.layer)
+        self.features = Features(classifier, settings.layer, settings.batch)
         with torch.no_grad():
-            self.goal = features(classifier, image, settings.layer).flatten(1)
+            self.goal = features(classifier, image, settings.layer).flatten(1).float()
         self.key, self.spent, self.began = "", 0.0, time.perf_counter()
         self.done: list[dict[str, Tensor]] = []
         self.best = -1.0
@@ -181,11 +207,16 @@ class _Search:
             bar.update(step)
         while True:
             pictures = self.generator(z, vectors, self.settings.truncation)
-            cosine = F.cosine_similarity(self.features(pictures), self.goal)
+            cosine = F.cosine_similarity(self.features(pictures).float(), self.goal)
             self._note(state, z.detach(), cosine.detach(), step)
             if step == updates or bool((state["updates"] < updates).all()):
                 bar.update(updates - step)
                 return {k: state[k] for k in ("best_z", "cosines", "curves", "updates")}
+            if not cosine.requires_grad:
+                raise CounterfactualError(
+                    f"layer {self.features.layer!r} does not depend differentiably on the image (no_grad, detach or quantised "
+                    "layers before it); name an earlier one with layer="
+                )
             (z.grad,) = torch.autograd.grad(-cosine.sum(), z)
             optimiser.step()
             step += 1
@@ -254,8 +285,10 @@ def _result(
     )  # fmt: skip
 
 
-def _key(z: Tensor, vectors: Tensor, image: Tensor, settings: Settings) -> str:
-    digest = hashlib.blake2b(repr(settings).encode(), digest_size=16)
-    for tensor in (z, vectors, image):
+def _key(generator: Generator, classifier: Classifier, tensors: Sequence[Tensor], settings: Settings) -> str:
+    how = settings, classifier.view.size, classifier.mean.tolist(), classifier.std.tolist()
+    digest = hashlib.blake2b(repr(how).encode(), digest_size=16)
+    digest.update(contents_of(classifier.core) + contents_of(generator.model))
+    for tensor in tensors:
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

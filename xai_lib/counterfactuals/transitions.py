@@ -13,7 +13,8 @@ from xai_lib.classifiers import Classifier
 from xai_lib.counterfactuals.cases import resized
 from xai_lib.counterfactuals.inversion import Inversion
 from xai_lib.counterfactuals.search import CounterfactualError
-from xai_lib.generators import Generator
+from xai_lib.errors import whole
+from xai_lib.generators import Generator, GeneratorError
 
 SURE = 0.9  #: confidence that a start or goal should have (our choice; the paper says "high")
 
@@ -89,10 +90,21 @@ def transition(
 ) -> Transition:  # fmt: skip
     """Classify the pictures of a straight line from `start` to `goal`, both ends included; `classes`: (correct, wrong).
 
-    Paper: 1000 phases. Raises `CounterfactualError` for fewer than 2.
+    Paper: 1000 phases. Raises `CounterfactualError` for fewer than 2, batches below 1 and classes that the classifier does not
+    know, and `GeneratorError` for ends of another generator and other truncations than above 0 and at most 1.
     """
-    if phases < 2:
-        raise CounterfactualError(f"phases: at least 2, found {phases}")
+    whole("phases", phases, 2, CounterfactualError)
+    whole("batch", batch, 1, CounterfactualError)
+    for label in classes:
+        whole("classes", label, 0, CounterfactualError)
+        if label >= classifier.classes:
+            raise CounterfactualError(f"classes: {label} is not among the {classifier.classes} of {classifier.name}")
+    for name, end in (("start", start), ("goal", goal)):
+        if end.z.shape != (generator.z_dim,) or end.class_vector.shape != (generator.classes,):
+            raise GeneratorError(
+                f"{name}: expected z ({generator.z_dim},) and class_vector ({generator.classes},) of {generator.name}, found "
+                f"{tuple(end.z.shape)} and {tuple(end.class_vector.shape)}"
+            )
     found = []
     for part in torch.arange(phases).split(batch):
         pictures = _between(generator, start, goal, part, phases, truncation)

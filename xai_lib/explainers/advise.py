@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from xai_lib import explanation
 from xai_lib.adaptive_density import Density, DensityError, adaptive_kde, count_peaks
 from xai_lib.classifiers import Classifier
+from xai_lib.classifiers.layers import before_last_convolution, find
 from xai_lib.explanation import Explainer, ExplanationError
 from xai_lib.feature_maps import Score, enlarge, feature_maps, rescale
 from xai_lib.metrics import avx
@@ -30,13 +31,16 @@ class Settings(explanation.Settings):
     """Which of the two methods, on which layer, and how the reported map is chosen."""
 
     mode: Mode = "as_code"
-    """`as_code`: densities of the activations, as they are; gradients of the softmax probability (authors' code).
-    `as_paper`: densities of the gradients (text), each unit's stretched to 0..1 (our choice: raw gradients all fall into
-    one cell); gradients of the logit (text: "score")."""
+    """`as_code`: densities of the activations, as they are (authors' code). `as_paper`: densities of the gradients (text), each
+    unit's stretched to 0..1 (our choice: raw gradients all fall into one cell)."""
     layer: str = ""
     """Dotted name. "": the last convolutional features before pooling, after their activation (our choice for networks
     that the paper does not name); in `as_paper`, where gradients there are constant over space, the layer that feeds the
     last convolution (our choice)."""
+    score: Score | Literal[""] = ""
+    """What is differentiated. "": with `as_code` the log-odds of the class (our choice: maps are those of the probability, as it
+    has its direction, and it does not vanish where the probability rounds to 1), with `as_paper` the logit (text: "score").
+    "probability" is the authors' code; in float32 its maps are noise, and then zero, where the network is sure."""
     bandwidths: int = 10  #: M, bandwidths that are tried (authors' code)
     definition: avx.Definition = "code"  #: of the metric by which the reported map is chosen: the authors' code or the text
     mask: avx.Mask = "binary"  #: as the authors' code masks an image with a map: at 0.5; "soft": by the map itself (text)
@@ -48,12 +52,14 @@ class Settings(explanation.Settings):
             raise ExplanationError(f"ADVISE takes {rule}; bandwidths of at least 1; found {self}")
 
     @property
-    def score(self) -> Score:
-        """What is differentiated."""
-        return "probability" if self.mode == "as_code" else "logit"
+    def differentiated(self) -> Score:
+        """The score, where none is named the mode's."""
+        return self.score or ("log_odds" if self.mode == "as_code" else "logit")
 
 
-_KNOWN = {"mode": ("as_code", "as_paper"), "definition": ("code", "paper"), "mask": ("binary", "soft")}
+_KNOWN = {
+    "mode": ("as_code", "as_paper"), "score": ("", *get_args(Score)), "definition": ("code", "paper"), "mask": ("binary", "soft"),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -113,9 +119,16 @@ def groups(classifier: Classifier, image: Tensor, target: int | None = None, set
     pass and two short backward passes. Raises `ExplanationError` for a layer without maps.
     """
     settings, started = settings or Settings(), time.perf_counter()
-    layer = settings.layer or (classifier.feature_layer if settings.mode == "as_code" else _varying_layer(classifier, image))
+    if classifier.classes < 2:
+        raise ExplanationError(
+            f"{classifier.name}: ADVISE compares two classes, and there is one output; make it two columns with "
+            "output=lambda o: torch.cat([-o, o], 1) / 2, or take another method"
+        )
+    size = (image.shape[1], image.shape[2])
+    layer = settings.layer if settings.mode == "as_code" or settings.layer else _varying_layer(classifier, image)
+    layer = find(classifier, layer or classifier.given_layer or "", size).name
     wanted = torch.tensor([[-1 if target is None else target, -1]])
-    first = feature_maps(classifier, image[None], layer, wanted, settings.score)
+    first = feature_maps(classifier, image[None], layer, wanted, settings.differentiated)
     activations, gradients = first.activations[0], first.gradients[:, 0]
     samples = activations.flatten(1) if settings.mode == "as_code" else rescale(gradients[0]).flatten(1)
     began = time.perf_counter()
@@ -124,7 +137,7 @@ def groups(classifier: Classifier, image: Tensor, target: int | None = None, set
     kde_seconds = time.perf_counter() - began
     alphas = gradients.mean((-2, -1))
     peaks, low = group_maps(activations, alphas, scores)
-    maps, second = enlarge(rescale(low), (image.shape[1], image.shape[2]))
+    maps, second = enlarge(rescale(low), size)
     one, two = first.targets[0].tolist()
     return Groups(
         (one, two), layer, scores, peaks, low, maps, second, alphas, activations, gradients, samples, density, kde_seconds,
@@ -158,48 +171,17 @@ def best(classifier: Classifier, image: Tensor, found: Groups, settings: Setting
 def _varying_layer(classifier: Classifier, image: Tensor) -> str:
     """The last features before pooling, or, where their gradients are constant over space, what feeds the last convolution."""
     gradients = feature_maps(classifier, image[None], targets=1, score="logit").gradients[0, 0]
+    size = (image.shape[1], image.shape[2])
+    last = find(classifier, classifier.given_layer or "", size).name
     if float(gradients.std((-2, -1)).amax()) > 1e-5 * float(gradients.abs().amax()):
-        return classifier.feature_layer
-    name = _before_the_last_convolution(classifier, image)
+        return last
+    name = before_last_convolution(classifier, size)
     if not name:
         raise ExplanationError(
-            f"{classifier.name}: at {classifier.feature_layer!r} gradients are constant over space, and no layer feeds the "
-            "last convolution; name one with layer="
+            f"{classifier.name}: at {last!r} gradients are constant over space, and no layer feeds the last convolution; name one "
+            "with layer="
         )
     return name
-
-
-@torch.no_grad()
-def _before_the_last_convolution(classifier: Classifier, image: Tensor) -> str:
-    made: dict[int, list[str]] = {}
-    runs: dict[str, int] = {}
-    fed: list[str] = []
-    alive, reached = [], False
-
-    def before(_module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        nonlocal fed
-        if not reached:  # a convolution behind the last features does not count, such as SqueezeNet's classifier
-            fed = list(made.get(inputs[0].data_ptr(), []))
-
-    def after(name: str) -> Any:
-        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            nonlocal reached
-            reached = reached or name == classifier.feature_layer
-            runs[name] = runs.get(name, 0) + 1
-            if isinstance(output, Tensor):
-                made.setdefault(output.data_ptr(), []).append(name)  # an enclosing module ends later than its last child
-                alive.append(output)  # no other tensor may take its place in memory
-
-        return hook
-
-    with explanation.left_as_it_was(classifier):
-        for name, module in classifier.network.named_modules():
-            if isinstance(module, nn.Conv2d):
-                module.register_forward_pre_hook(before)
-            if name:
-                module.register_forward_hook(after(name))
-        classifier(image[None])
-    return next((name for name in reversed(fed) if runs[name] == 1), "")  # ResNets call one ReLU many times
 
 
 __all__ = [

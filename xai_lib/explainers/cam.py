@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -20,8 +20,9 @@ from torchcam.methods import GradCAM, LayerCAM
 
 from xai_lib import explanation
 from xai_lib.classifiers import Classifier
+from xai_lib.classifiers.layers import find
 from xai_lib.explanation import Explainer, ExplanationError
-from xai_lib.feature_maps import FeatureMaps, Score, enlarge, feature_maps, rescale
+from xai_lib.feature_maps import FeatureMaps, Score, all_scores, check_score, enlarge, feature_maps, rescale
 from xai_lib.inference import FLOAT32, fast_network, plan_for
 
 
@@ -30,13 +31,15 @@ class Settings(explanation.Settings):
     """On which layer, and of which score."""
 
     layer: str = ""  #: dotted name; "" for the last convolutional features before pooling
-    score: Score = "probability"
-    """What is differentiated: the softmax probability (as ADVISE's authors call Grad-CAM) or the logit (the CAM papers)."""
+    score: Score = "log_odds"
+    """What is differentiated: the log-odds of the class (our choice: the direction of the probability's gradient, which does not
+    vanish where the probability rounds to 1), the softmax probability (as ADVISE's authors call Grad-CAM) or the logit (the CAM
+    papers, which it equals in direction for two classes of opposite logits alone)."""
     confidence: Score = "logit"  #: what Score-CAM compares (logit: as torchcam does)
 
     def __post_init__(self) -> None:
-        if {self.score, self.confidence} - set(get_args(Score)):
-            raise ExplanationError(f"score and confidence: probability or logit; found {self}")
+        check_score(self.score)
+        check_score(self.confidence)
 
 
 class _CAM(Explainer):
@@ -49,8 +52,10 @@ class _CAM(Explainer):
         self, classifier: Classifier, image: Tensor, target: int, settings: Settings, rng: np.random.Generator
     ) -> tuple[Tensor, int, dict[str, Any]]:
         low, calls = self._low(classifier, image, target, settings)
-        saliency = enlarge(rescale(low), (image.shape[1], image.shape[2])).clamp(min=0)
-        return saliency, calls, {"low": low.cpu(), "layer": settings.layer or classifier.feature_layer, "calls": calls}
+        size = (image.shape[1], image.shape[2])
+        saliency = enlarge(rescale(low), size).clamp(min=0)
+        layer = find(classifier, settings.layer or classifier.given_layer or "", size).name
+        return saliency, calls, {"low": low.cpu(), "layer": layer, "calls": calls}
 
     def _low(self, classifier: Classifier, image: Tensor, target: int, settings: Settings) -> tuple[Tensor, int]:
         maps = shared(classifier, image[None], torch.tensor([[target]]), [self.name], settings)
@@ -213,9 +218,7 @@ def _score_cam(
         for part in masks.split(network.plan.inner_batch):
             enlarged = interpolate(part[:, None], image.shape[1:], mode="bilinear", align_corners=False)
             rows.append(network.logits(classifier.normalise(image * enlarged)))
-    scores, whole = torch.cat(rows), maps.logits
-    if settings.confidence == "probability":
-        scores, whole = scores.softmax(1), whole.softmax(1)
+    scores, whole = (all_scores(classifier, z, settings.confidence) for z in (torch.cat(rows), maps.logits))
     gains = (scores - whole)[:, targets.to(scores.device)][place]  # (K, T)
     sums = torch.einsum("kt,khw->thw", gains.softmax(0), activations)
     return sums.relu() if relu else sums, 1 + len(masks)

@@ -65,7 +65,7 @@ def composite(
 
 
 class Evaluation:
-    """Scores of candidates on `images` `(N, 3, H, W)` in 0..1 for the classes `targets` `(N,)`.
+    """Scores of candidates on `images` `(N, C, H, W)` in 0..1 for the classes `targets` `(N,)`.
 
     `runs`, `subset`: of faithfulness correlation; `samples`, `bound`: noisy copies of average sensitivity, uniform noise in
     normalised units. Perturbations come from `seed` and each image's content. `memory`: bytes that recorded passes may
@@ -87,7 +87,7 @@ class Evaluation:
         channels, height, width = self.inputs.shape[1:]
         self.indices = torch.stack([faithfulness.subsets((channels, height, width), runs, subset, rng=r) for r in self._rng])
         with left_as_it_was(classifier):
-            self.drops = faithfulness.drops(classifier.network, self.inputs, self.targets, self.indices.to(classifier.device))
+            self.drops = faithfulness.drops(lrp.core(classifier), self.inputs, self.targets, self.indices.to(classifier.device))
         self._noise = [r.spawn(1)[0] for r in self._rng]
         self._noisy: dict[int, Tensor] = {}
         self.bound = bound
@@ -139,7 +139,7 @@ class Evaluation:
         return {m: torch.stack(v, 1).cpu().double().numpy() for m, v in found.items()}
 
     def noisy(self, image: int, copy: int) -> Tensor:
-        """The normalised image `(1, 3, H, W)`, or its `copy`-th noisy one, counted from 1."""
+        """The normalised image `(1, C, H, W)`, or its `copy`-th noisy one, counted from 1."""
         one = self.inputs[image : image + 1]
         if copy == 0:
             return one
@@ -151,7 +151,7 @@ class Evaluation:
         if (image, copy) in self._kept:
             return self._kept[image, copy]
         with left_as_it_was(self.classifier):
-            recording = Recording(self.classifier.network, self.noisy(image, copy), self._last)
+            recording = Recording(lrp.core(self.classifier), self.noisy(image, copy), self._last)
         self._last = self._last or recording
         return recording
 
@@ -381,6 +381,6 @@ class EvoLrp(Explainer):
             calls += settings.runs + 1 + copies * (1 + len(found.history))
             values = found.values
         rule = composite(classifier, settings.rule, values, settings.groups if len(values) > 1 else "all", settings.bias)
-        recording = Recording(classifier.network, classifier.normalise(image[None]))
+        recording = Recording(lrp.core(classifier), classifier.normalise(image[None]))
         saliency = lrp.propagate(recording, rule, lrp.start_of(recording, wanted)[None])[0, 0].sum(0)
         return saliency, calls, {"values": values, "tuned_here": not settings.values, "calls": calls}

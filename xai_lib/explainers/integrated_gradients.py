@@ -1,4 +1,4 @@
-"""Integrated gradients: the gradient of the logit, averaged on the straight way from a baseline to the image.
+"""Integrated gradients: the gradient of the score, averaged on the straight way from a baseline to the image.
 
 The package captum does the integral, by Gauss-Legendre quadrature, over the classifier itself: images in 0..1, so that the
 black baseline is the black picture.
@@ -16,6 +16,8 @@ from torch import Tensor
 from xai_lib import explanation
 from xai_lib.classifiers import Classifier
 from xai_lib.explanation import Explainer, ExplanationError
+from xai_lib.feature_maps import Score, check_score, score_of
+from xai_lib.layer_inputs import check_map, gradients_in_words
 
 Baseline = Literal["black", "mean", "white"]
 """Where the way begins: a picture all black, all in the image's own mean colour, or all white."""
@@ -30,8 +32,12 @@ class Settings(explanation.Settings):
     baseline: Baseline = "black"  #: the paper's choice for images, section 3
     internal_batch: int = 4
     """Steps in one pass, which bounds the memory; the map depends on it by rounding alone."""
+    score: Score = "log_odds"
+    """What is integrated: z_t - logsumexp(other logits) (our choice), whose gradient does not vanish where the network is
+    sure; the softmax "probability", as the paper's section 6.1; or the "logit", which is not compared with other classes."""
 
     def __post_init__(self) -> None:
+        check_score(self.score)
         if self.baseline not in get_args(Baseline):
             raise ExplanationError(f"baseline: expected {', '.join(get_args(Baseline))}, found {self.baseline!r}")
         for name in ("steps", "internal_batch"):
@@ -43,8 +49,9 @@ class Settings(explanation.Settings):
 class IntegratedGradients(Explainer):
     """Each pixel's difference from the baseline times the mean gradient on the way, summed over channels.
 
-    `details`: `logit` of the image, `baseline_logit`, and `completeness`: the sum of the map minus their difference, in
-    logits, which goes to 0 with more steps. `calls`: every step goes forward and backward, image and baseline forward.
+    `details`: `score` of the image, `baseline_score`, and `completeness`: the sum of the map minus their difference, in units
+    of the score, which goes to 0 with more steps; `logit` and `baseline_logit` of the same class. `calls`: every step goes
+    forward and backward, image and baseline forward.
     """
 
     name = "integrated_gradients"
@@ -60,22 +67,31 @@ class IntegratedGradients(Explainer):
     ) -> tuple[Tensor, int, dict[str, Any]]:
         from captum.attr import IntegratedGradients as Integral  # half a second that other methods need not spend
 
-        start = baseline(image, settings.baseline)
+        start, wanted = baseline(image, settings.baseline), torch.tensor([[target]], device=image.device)
+
+        def score(images: Tensor) -> Tensor:
+            return score_of(classifier, classifier(images), wanted.expand(len(images), -1), settings.score)[:, 0]
+
         with torch.no_grad():
-            logit, start_logit = (float(classifier(x[None])[0, target]) for x in (image, start))
-        relevance = Integral(classifier).attribute(
-            image[None], start[None], target, n_steps=settings.steps, internal_batch_size=settings.internal_batch
-        )
+            both = [classifier(x[None]) for x in (image, start)]
+            logit, start_logit = (float(z[0, target]) for z in both)
+            high, low = (float(score_of(classifier, z, wanted, settings.score)) for z in both)
+        with gradients_in_words(classifier):
+            relevance = Integral(score).attribute(
+                image[None], start[None], n_steps=settings.steps, internal_batch_size=settings.internal_batch
+            )
         saliency = relevance.detach()[0].sum(0)
+        check_map(classifier, saliency)
         calls = 2 * settings.steps + 2
-        completeness = float(saliency.sum(dtype=torch.float64)) - (logit - start_logit)
+        completeness = float(saliency.sum(dtype=torch.float64)) - (high - low)
         return saliency, calls, {
-            "completeness": completeness, "logit": logit, "baseline_logit": start_logit, "calls": calls,
+            "completeness": completeness, "score": high, "baseline_score": low, "logit": logit, "baseline_logit": start_logit,
+            "calls": calls,
         }  # fmt: skip
 
 
 def baseline(image: Tensor, kind: Baseline) -> Tensor:
-    """The picture `(3, H, W)` from which the way to `image` `(3, H, W)`, in 0..1, begins."""
+    """The picture `(C, H, W)` from which the way to `image` `(C, H, W)`, in 0..1, begins."""
     if kind == "mean":
         return image.mean((1, 2), keepdim=True).expand_as(image)
     return torch.zeros_like(image) if kind == "black" else torch.ones_like(image)

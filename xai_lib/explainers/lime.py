@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,8 @@ from torch import Tensor
 from xai_lib import explanation
 from xai_lib.classifiers import Classifier
 from xai_lib.explanation import Explainer, ExplanationError
-from xai_lib.superpixels import Fill, Fitness, Segmentation, segment
+from xai_lib.inference import FLOAT32, fast_network
+from xai_lib.superpixels import Fill, Fitness, Segmentation, fill_of, segment
 
 
 @dataclass(frozen=True)
@@ -70,12 +71,20 @@ class Lime(Explainer):
         """The linear model's weight of each superpixel, `(d,)`."""
         from lime.lime_image import LimeImageExplainer
 
+        normalised = classifier.normalise(torch.stack([image, fill_of(image, segments, settings.fill)]))
+        network = fast_network(classifier, replace(FLOAT32, inner_batch=settings.batch), normalised)
+        shown, removed = normalised
+
+        def answer(pixels: np.ndarray) -> np.ndarray:
+            kept = torch.from_numpy(pixels[..., 0] > 0).to(image.device)
+            logits = network.logits(torch.where(kept[:, None], shown, removed))
+            return classifier.probabilities_of(logits).cpu().numpy()
+
         explainer = LimeImageExplainer(random_state=int(rng.integers(2**31)))
         with contextlib.redirect_stderr(io.StringIO()):  # the package draws a progress bar and has no switch for it
+            # it masks a white image of three colours, from which `answer` tells what is kept, of any number of channels
             found = explainer.explain_instance(
-                image.cpu().permute(1, 2, 0).numpy().astype(np.float64),
-                lambda pixels: _probabilities(classifier, pixels),
-                labels=(target,), top_labels=None, hide_color=0 if settings.fill == "black" else None,
+                np.ones((*image.shape[1:], 3)), answer, labels=(target,), top_labels=None, hide_color=0,
                 num_samples=settings.samples, batch_size=settings.batch,
                 segmentation_fn=lambda _: segments.cpu().numpy(),
             )  # fmt: skip
@@ -140,7 +149,3 @@ def _by_superpixel(pairs: list[tuple[int, float]], d: int) -> np.ndarray:
         weights[superpixel] = weight
     return weights
 
-
-def _probabilities(classifier: Classifier, pixels: np.ndarray) -> np.ndarray:
-    images = torch.from_numpy(np.asarray(pixels, dtype=np.float32)).to(classifier.device).permute(0, 3, 1, 2)
-    return classifier.probabilities(images).cpu().numpy()

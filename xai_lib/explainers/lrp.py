@@ -238,11 +238,6 @@ def propagate(
         values = values.to(recording.inputs)
         for rule in {composite.convolution, composite.dense}:
             type(rule)(values)  # the rule's own check
-    if composite.first is not None and recording.linear[0].inputs[0].shape != recording.inputs.shape:
-        raise RelevanceError(
-            f"the first layer of {type(recording.network).__name__} sees {tuple(recording.linear[0].inputs[0].shape)}, not the "
-            f"inputs {tuple(recording.inputs.shape)}: it can have no rule of its own"
-        )
     return recording.relevance(start, composite, values, groups, ledger)
 
 
@@ -262,14 +257,26 @@ def groups_of(recording: Recording, groups: Grouping) -> list[int]:
         return [0] * len(layers)
     if groups == "layer":
         return [*range(len(layers))]
-    head = {i for i, o in enumerate(layers) if isinstance(o.layer, Dense)} or {len(layers) - 1}
-    sizes = ["head" if i in head else tuple(o.output.shape[2:]) for i, o in enumerate(layers)]
+    head = {i for i, o in enumerate(layers) if isinstance(o.layer, Dense) and o.output.ndim == 2} or {len(layers) - 1}
+    sizes = ["head" if i in head else _resolution(o) for i, o in enumerate(layers)]
     changes = [0, *(int(a != b) for a, b in itertools.pairwise(sizes))]
     return np.cumsum(changes).tolist()
 
 
+def _resolution(operation: Operation) -> tuple[int, ...]:
+    """The size of a layer's output without images and channels; dense layers have their channels last."""
+    shape = operation.output.shape
+    return tuple(shape[1:-1] if isinstance(operation.layer, Dense) else shape[2:])
+
+
 def bounds(classifier: Classifier) -> tuple[Tensor, Tensor]:
-    """The least and the largest value that a pixel of 0..1 has after normalisation, `(1, 3, 1, 1)` each: for `zbox`."""
+    """The least and the largest value that a pixel of 0..1 has after normalisation, for `zbox`.
+
+    Returns
+    -------
+    low, high : Tensor
+        `(1, C, 1, 1)` each, one value a channel, in the network's dtype.
+    """
     return classifier.normalise(torch.zeros_like(classifier.mean)), classifier.normalise(torch.ones_like(classifier.mean))
 
 
@@ -306,12 +313,23 @@ def _by_zennit(network: nn.Module, inputs: Tensor, targets: Tensor, composite: z
 
 
 class Conservation(NamedTuple):
-    """Where the relevance of N logits went, `(N,)` each; `error` is (pixels + biases - logit) / |logit|."""
+    """Where the relevance of N logits went, `(N,)` each; `error` is (pixels + biases - logit) / |logit|.
+
+    `biases` is what biases keep, and other constants that are added or put beside: position embeddings, class tokens.
+    """
 
     logit: Tensor
     pixels: Tensor
     biases: Tensor
     error: Tensor
+
+
+class Equivalence(NamedTuple):
+    """How far two networks differ: the largest difference of their logits, over the largest logit, and of their maps, over
+    the map's largest value; the latter `(N,)`, one an image."""
+
+    logits: float
+    maps: Tensor
 
 
 def check_conservation(
@@ -320,9 +338,23 @@ def check_conservation(
     inputs: Tensor,
     targets: int | Sequence[int] | Tensor | None = None,
 ) -> Conservation:
-    """How much of the logits of `targets` (None: the largest) arrives at the pixels, and how much the biases keep.
+    """How much of the logits of `targets` arrives at the pixels, and how much the biases keep.
 
-    Use float64 inputs: in float32 rounding hides what a rule does. For a composite of zennit itself biases count as 0.
+    Parameters
+    ----------
+    network : nn.Module
+        Gives logits `(N, classes)`; it stays as it is.
+    composite : Composite
+        The rules. For a composite of zennit itself biases count as 0.
+    inputs : Tensor
+        `(N, C, H, W)`, normalised as the network wants them. Use float64: in float32 rounding hides what a rule does.
+    targets : int, sequence or Tensor, optional
+        One class for all images or one an image; the largest logit by default.
+
+    Returns
+    -------
+    Conservation
+        `logit`, `pixels`, `biases` and the relative `error` of their sum, `(N,)` each.
     """
     if not isinstance(composite, Composite):
         with torch.no_grad(), left_as_it_was(network):
@@ -338,6 +370,63 @@ def check_conservation(
     logit = logits.gather(1, wanted[:, None])[:, 0]
     pixels = found[0].flatten(1).sum(1)
     return Conservation(logit, pixels, biases[0], (pixels + biases[0] - logit) / logit.abs())
+
+
+def check_equivalence(
+    network: nn.Module,
+    twin: nn.Module,
+    composite: Composite,
+    inputs: Tensor,
+    targets: int | Sequence[int] | Tensor | None = None,
+) -> Equivalence:
+    """Compare the relevance of two networks that are the same function, written in different ways.
+
+    Two networks with the same logits should have the same relevance, whether an activation is a module, a function of torch
+    or written out, whether attention is called or multiplied by hand. Where the second number is not small while the first
+    one is, the rules see the form of one of the networks, not its function.
+
+    Parameters
+    ----------
+    network, twin : nn.Module
+        Both take `inputs` and give logits `(N, classes)`; they stay as they are.
+    composite : Composite
+        The rules; see `COMPOSITES`.
+    inputs : Tensor
+        `(N, C, H, W)`, normalised as the networks want them; float64, so that rounding hides nothing.
+    targets : int, sequence or Tensor, optional
+        One class for all images or one an image; the largest logit of `network` by default.
+
+    Returns
+    -------
+    Equivalence
+        `logits`, the largest difference of the logits over their largest size, and `maps`, for each image the largest
+        difference of the two maps over the largest value of the first (infinity where the first alone is 0).
+
+    Raises
+    ------
+    UnsupportedNetwork
+        If one of them has an operation without a rule.
+
+    Examples
+    --------
+    >>> from torch import nn
+    >>> layers = [nn.Conv2d(3, 4, 3), nn.SiLU(), nn.Flatten(), nn.Linear(144, 5)]
+    >>> one = nn.Sequential(*layers).double()
+    >>> found = check_equivalence(one, one, epsilon_plus(), torch.rand(2, 3, 8, 8).double())
+    >>> found.logits, found.maps.tolist()
+    (0.0, [0.0, 0.0])
+    """
+    first, second = Recording(network, inputs), Recording(twin, inputs)
+    if first.logits.shape != second.logits.shape:
+        raise RelevanceError(
+            f"check_equivalence: the networks have logits {tuple(first.logits.shape)} and {tuple(second.logits.shape)}; "
+            "expected two networks with the same classes"
+        )
+    wanted = first.logits.argmax(1) if targets is None else _targets(targets, inputs)
+    maps = [propagate(r, composite, start_of(r, wanted)[None])[0].flatten(1) for r in (first, second)]
+    size, gap = maps[0].abs().amax(1), (maps[0] - maps[1]).abs().amax(1)
+    logits = (first.logits - second.logits).abs().max() / first.logits.abs().max().clamp(min=1e-300)
+    return Equivalence(float(logits), torch.where(gap == 0, 0, gap / size))
 
 
 def convergence(
@@ -371,7 +460,14 @@ def convergence(
 
 @dataclass(frozen=True)
 class Settings(explanation.Settings):
-    """Which composite, with which parameters."""
+    """Which composite, with which parameters.
+
+    Beyond layers with weights the same holds for all composites, chosen because it conserves: products of a signal and a
+    gate (squeeze-and-excitation, SiLU written out) give all to the signal (Arras et al. 2019), of two signals half to each
+    (Achtibat et al. 2024, AttnLRP); attention weights count as constants, so queries and keys get nothing (CP-LRP, Ali et
+    al. 2022); the deviation of a layer norm, and of others of its kind, counts as a constant, its mean is a branch that is
+    subtracted; activations pass relevance as it is; constants that are added keep their part as biases do.
+    """
 
     composite: str = "epsilon_plus"  #: a name of `COMPOSITES` (default: the usual choice for classifiers, zennit's manual)
     value: float | None = None  #: alpha of `alpha_beta`, epsilon of the others; None for the composite's own
@@ -413,11 +509,16 @@ class Lrp(Explainer):
         return found, 2, details
 
 
+def core(classifier: Classifier) -> nn.Module:
+    """What gives logits `(N, classes)` for normalised images."""
+    return getattr(classifier, "core", classifier.network)
+
+
 def explained(
     classifier: Classifier, image: Tensor, target: int, composite: Composite
 ) -> tuple[Tensor, dict[str, Any], Recording, Ledger]:
-    """The map `(H, W)` of an image `(3, H, W)`, channels summed, what became of the logit, the pass, and the account."""
-    ledger, recording = Ledger(), Recording(classifier.network, classifier.normalise(image[None]))
+    """The map `(H, W)` of an image `(C, H, W)`, channels summed, what became of the logit, the pass, and the account."""
+    ledger, recording = Ledger(), Recording(core(classifier), classifier.normalise(image[None]))
     start = start_of(recording, torch.tensor([target]))
     found = propagate(recording, composite, start[None], ledger=ledger)[0, 0].sum(0)
     details = {

@@ -30,7 +30,7 @@ from xai_lib.classifiers import Classifier
 from xai_lib.errors import XaiError
 from xai_lib.explanation import Explainer, ExplanationError, checked_images
 from xai_lib.images import View, load
-from xai_lib.layer_inputs import LayerInput, find
+from xai_lib.layer_inputs import LayerInput, check_map, find, gradients_in_words
 
 Backend = Literal["ours", "shap"]
 
@@ -117,7 +117,8 @@ def _sums(
         with torch.enable_grad():
             x = torch.addcmul(start, alpha, way).requires_grad_()
             (gradient,) = torch.autograd.grad(score(x).sum(), x)
-        total += (gradient * way).sum(0, dtype=torch.float64)
+        wide = torch.promote_types(way.dtype, torch.float32)
+        total += (gradient.to(wide) * way.to(wide)).sum(0, dtype=torch.float64)
     return total / len(indices)
 
 
@@ -147,19 +148,27 @@ def _small(image: Tensor) -> Tensor:
 
 
 def default_background(image: Tensor, n: int, rng: np.random.Generator, view: View | None = None) -> Tensor:
-    """`n` pictures `(n, 3, H, W)` for an explained one `(3, H, W)`: crops of the photographs inside the installed packages.
+    """`n` pictures `(n, C, H, W)` for an explained one `(C, H, W)`: crops of the photographs inside the installed packages.
 
     Ten photographs are too few for a background, so that random squares of half to all of their shorter side, some of them
     mirrored, stand for them, the same ones for every image and target; `n` of them are drawn. If the explained image is one of
-    the ten as `view` shows it (compared at 16 x 16), its crops are left out. Our choice: the authors take shap's fifty of
-    ImageNet.
+    the ten as `view` shows it (compared at 16 x 16), its crops are left out. For an image of one channel they are grey
+    (luminance). Our choice: the authors take shap's fifty of ImageNet. Raises `ExplanationError` for other numbers of channels.
     """
     seen, crops = _crops((image.shape[1], image.shape[2]), max(6, -(-n // 9)), view or View())
+    if len(image) == 1:
+        seen, crops = ((t * LUMINANCE).sum(-3, keepdim=True) for t in (seen, crops))
+    elif len(image) != 3:
+        raise ExplanationError(
+            f"background: the packaged photographs have three channels, the image has {len(image)}; give your own, a few dozen "
+            f"ordinary images: Shap(background) with a tensor (B, {len(image)}, H, W) in 0..1"
+        )
     others = (seen - _small(image.detach().cpu())).abs().mean((1, 2, 3)) > SAME
     pool = crops[others].flatten(0, 1)
     return pool[torch.from_numpy(np.sort(rng.permutation(len(pool))[:n]))].to(image)
 
 
+LUMINANCE = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)  #: of red, green and blue, ITU-R BT.601
 SAME = 0.03  #: mean difference of two pictures at 16 x 16 below which they are the same photograph
 
 
@@ -192,7 +201,7 @@ class Settings(explanation.Settings):
 class Shap(Explainer):
     """Expected gradients at the input of a layer, summed over channels, signed, stretched bilinearly to the image.
 
-    `Shap(background)` takes pictures `(B, 3, H, W)` in 0..1 as background, of which `settings.background` are drawn, the
+    `Shap(background)` takes pictures `(B, C, H, W)` in 0..1 as background, of which `settings.background` are drawn, the
     explained one left out; without them see `default_background`. The map is divided by the area of a cell of the layer, so
     that its sum stays that of the values but for the edges. `details`: `layer`, its `shape` and `reason`; `logit`; `expected`,
     the mean logit of the backgrounds drawn; `sum` of the values; `gap` = sum - (logit - expected) in logits, and
@@ -208,18 +217,24 @@ class Shap(Explainer):
     settings_class = Settings
 
     def __init__(self, background: Tensor | None = None) -> None:
-        self.background = None if background is None else checked_images(background)
+        self.background = None if background is None else checked_images(background, None)
 
     def explain_image(
         self, classifier: Classifier, image: Tensor, target: int, settings: Settings, rng: np.random.Generator
     ) -> tuple[Tensor, int, dict[str, Any]]:
-        classifier.requires_grad_(False)
         size = (image.shape[1], image.shape[2])
         background = self._background(classifier, image, settings, rng)
         place = find(classifier, settings.layer, size)
+        if len(place.shape) != 3 or place.shape[1] * place.shape[2] < 2:
+            raise ExplanationError(
+                f"{classifier.name}: layer {place.name!r} gets {place.shape}, no maps (C, h, w) above 1x1 that could be drawn; "
+                "name a convolution or pooling, or auto, or pixels"
+            )
         compute = _ours if settings.backend == "ours" else _theirs
-        found, calls = compute(LayerInput(classifier, place.name), image, target, background, settings, rng)
+        with gradients_in_words(classifier):
+            found, calls = compute(LayerInput(classifier, place.name), image, target, background, settings, rng)
         low = found.values.sum(0)
+        check_map(classifier, low)
         area = low.numel() / (size[0] * size[1])
         saliency = interpolate(low[None, None].float(), size, mode="bilinear", align_corners=False)[0, 0] * area
         change = found.score - found.expected

@@ -3,7 +3,7 @@
 ```python
 photos = images.load("photos")           # real photographs inside the installed packages: no network
 photos["coffee"].pixels                  # (400, 600, 3) uint8
-photos.batch(classifier.view)            # (10, 3, 224, 224) float32, 0..1; row i is photos.loaded_names[i]
+photos.batch(classifier)                 # (10, 3, 224, 224) float32, 0..1; row i is photos.loaded_names[i]
 images.load("my/holiday")                # every picture in a folder and below
 images.load("mri-phantoms")              # drawn brain slices, whose tumours' masks are known; not clinical
 images.load("critters", size=64)         # drawn animals and bottles, whose masks are known
@@ -20,7 +20,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 from PIL import Image
@@ -63,15 +63,22 @@ class View:
         if self.interpolation not in ("bilinear", "bicubic"):
             raise ImageError(f"interpolation must be 'bilinear' or 'bicubic', found {self.interpolation!r}")
 
-    def apply(self, pixels: np.ndarray) -> Tensor:
-        """`(H, W, 3)` uint8 to `(3, size, size)` float32, 0..1, not normalised: exactly k/255.
+    def apply(self, pixels: np.ndarray, channels: int = 3) -> Tensor:
+        """`(H, W, 3)` uint8 to `(channels, size, size)` float32, 0..1, not normalised: exactly k/255.
 
+        `channels`: 3, or 1 for the luminance (ITU-R 601, as Pillow's "L"). Raises `ImageError` for other numbers.
         Any picture from 1×1 on. Of a strip longer than 16 times its width only the middle is resized: the
         crop needs no more, and the whole would not fit in memory.
         """
         if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or not pixels.size:
             raise ImageError(f"expected pixels (H, W, 3) uint8, found {pixels.shape} {pixels.dtype}")
-        return _tensor(self._cropped(pixels))
+        if channels not in (1, 3):
+            raise ImageError(
+                f"expected a network of 3 channels, or of 1 for luminance, found {channels}: images are RGB; make its tensors "
+                "(N, channels, H, W) in 0..1 yourself and pass them to the explainers in Python"
+            )
+        cropped = self._cropped(pixels)
+        return _tensor(cropped if channels == 3 else np.asarray(Image.fromarray(cropped).convert("L"))[..., None])
 
     def apply_mask(self, mask: np.ndarray) -> Tensor:
         """`(H, W)` bool to `(size, size)` bool, by the same geometry: true where at least half of a pixel is."""
@@ -134,42 +141,47 @@ class Photo:
 
 
 class Images:
-    """A lazy sequence of named photographs: each is read when it is asked for, and not kept.
+    """A lazy sequence of named images: each is read when it is asked for, and not kept.
 
-    `images["coffee"]` and `images[3]` are a `Photo`, or raise `ImageError`; `images[2:5]` and
-    `images.select(names)` are `Images`. Iterating gives `(name, image (3, H, W) float32 0..1, label)`.
-    Iterating and `batch` leave a bad file out, warn of it by name and note it in `failures` (name to reason).
+    `images["coffee"]` and `images[3]` are a `Photo`, or raise `ImageError`; `images[2:5]` and `images.select(names)` are
+    `Images`. Several may have one name; then they are told apart by number. Iterating gives
+    `(name, image (3, H, W) float32 0..1, label)`. Iterating and `batch` leave a bad file out, warn of it by name and note it in
+    `failures` (name to reason).
     """
 
     def __init__(self, entries: Iterable[Entry | Drawn]) -> None:
-        self._entries = {entry.name: entry for entry in entries}
+        self._entries = list(entries)
+        self._rows: dict[str, list[int]] = {}
+        for row, entry in enumerate(self._entries):
+            self._rows.setdefault(entry.name, []).append(row)
         self.failures: dict[str, str] = {}
+        self._failed: set[int] = set()
 
     @property
     def names(self) -> tuple[str, ...]:
         """All names, also of files that turn out to be bad."""
-        return tuple(self._entries)
+        return tuple(entry.name for entry in self._entries)
 
     @property
     def labels(self) -> tuple[int | None, ...]:
         """The class of each name (ImageNet's, or `CLASSES` of `phantoms` or `critters`), None where it is not known."""
-        return tuple(_first(entry.labels) for entry in self._entries.values())
+        return tuple(_first(entry.labels) for entry in self._entries)
 
     @property
     def loaded_names(self) -> tuple[str, ...]:
         """Names without those that failed; after `batch`, exactly its rows."""
-        return tuple(name for name in self._entries if name not in self.failures)
+        return tuple(entry.name for row, entry in enumerate(self._entries) if row not in self._failed)
 
     @property
     def sources(self) -> list[Path]:
         """Files that the pictures are read from; those inside installed packages are not listed."""
-        return [entry.path for entry in self._entries.values() if entry.path and not entry.packaged]
+        return [entry.path for entry in self._entries if entry.path and not entry.packaged]
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._entries
+        return name in self._rows
 
     def __iter__(self) -> Iterator[tuple[str, Tensor, int | None]]:
         for photo in self._readable():
@@ -181,44 +193,43 @@ class Images:
     def __getitem__(self, key: slice) -> Images: ...
     def __getitem__(self, key: str | int | slice) -> Photo | Images:
         if isinstance(key, slice):
-            return self.select(self.names[key])
-        return _read(self._entry(key if isinstance(key, str) else self.names[key]))
+            return Images(self._entries[key])
+        return _read(self._entry(key) if isinstance(key, str) else self._entries[key])
 
     def select(self, names: Iterable[str]) -> Images:
-        """The photographs of these names, in this order."""
+        """The images of these names, in this order. Raises `ImageError` for a name that is unknown or belongs to several."""
         return Images([self._entry(name) for name in ([names] if isinstance(names, str) else names)])
 
-    def batch(self, view: View | int | None = None) -> Tensor:
-        """All readable photographs, `(N, 3, size, size)` float32, 0..1, not normalised; row i is
-        `loaded_names[i]`.
+    def batch(self, view: Viewer = None) -> Tensor:
+        """All readable images, `(N, channels, size, size)` float32, 0..1, not normalised; row i is `loaded_names[i]`.
 
-        `view`: how the network wants them, `View()` if not given; a number is the side of the crop, with
-        256/224 of it as the shorter side before. Raises `ImageError` when there are photographs but none can
-        be read.
+        `view`: the classifier they are for, whose `view` and `channels` (3, or 1 for luminance) count; or a `View`, with
+        three channels; `View()` if not given; a number is the side of the crop, with 256/224 of it as the shorter side before.
+        Raises `ImageError` when there are photographs but none can be read.
         """
         import torch
 
-        view = _view(view)
-        rows = [view.apply(photo.pixels) for photo in self._readable()]
+        view, channels = _view(view)
+        rows = [view.apply(photo.pixels, channels) for photo in self._readable()]
         if self._entries and not rows:
             reason = next(iter(self.failures.values()))
             raise ImageError(f"none of {len(self)} photographs can be read; the first: {reason}")
-        return torch.stack(rows) if rows else torch.empty(0, 3, view.size, view.size)
+        return torch.stack(rows) if rows else torch.empty(0, channels, view.size, view.size)
 
-    def viewed(self, view: View | int | None = None) -> Iterator[tuple[str, Tensor, int | None]]:
+    def viewed(self, view: Viewer = None) -> Iterator[tuple[str, Tensor, int | None]]:
         """Name, picture as `batch` gives it, and label of each readable photograph, one at a time."""
-        view = _view(view)
+        view, channels = _view(view)
         for photo in self._readable():
-            yield photo.name, view.apply(photo.pixels), photo.label
+            yield photo.name, view.apply(photo.pixels, channels), photo.label
 
-    def masks(self, view: View | int | None = None) -> Tensor:
+    def masks(self, view: Viewer = None) -> Tensor:
         """The true masks of drawn phantoms or critters, `(N, size, size)` bool, by the geometry of `batch` and row by row.
 
         All False for "no_tumour". Raises `ImageError` for photographs, whose truth nobody knows.
         """
         import torch
 
-        view, rows = _view(view), []
+        view, rows = _view(view)[0], []
         for photo in self._readable():
             if photo.mask is None:
                 raise ImageError(f"{photo.name!r} has no mask; only drawn pictures have: load({PHANTOMS!r})")
@@ -226,28 +237,35 @@ class Images:
         return torch.stack(rows) if rows else torch.empty(0, view.size, view.size, dtype=torch.bool)
 
     def _readable(self) -> Iterator[Photo]:
-        for name, entry in self._entries.items():
-            self.failures.pop(name, None)
+        for row, entry in enumerate(self._entries):
+            name = entry.name
+            if row == self._rows[name][0]:  # of an earlier reading
+                self.failures.pop(name, None)
+            self._failed.discard(row)
             try:
                 photo = _read(entry)
             except MissingPhotograph:
                 raise
             except ImageError as error:
                 self.failures[name] = str(error)
+                self._failed.add(row)
                 warnings.warn(f"left out {name!r}: {error}", stacklevel=3)
             else:
                 yield photo
 
     def _entry(self, name: str) -> Entry | Drawn:
-        if name not in self._entries:
+        rows = self._rows.get(name, [])
+        if not rows:
             raise ImageError(f"no photograph is called {name!r}; {sources.nearest(name, self.names)}")
-        return self._entries[name]
+        if len(rows) > 1:
+            raise ImageError(f"{len(rows)} images are called {name!r}; ask for one by its number: {', '.join(map(str, rows))}")
+        return self._entries[rows[0]]
 
     def __repr__(self) -> str:
         return f"Images({len(self)}: {', '.join(self.names[:8])}{', ...' if len(self) > 8 else ''})"
 
     def _repr_html_(self) -> str:
-        figures = "".join(_figure(entry) for entry in list(self._entries.values())[:SHOWN])
+        figures = "".join(_figure(entry) for entry in self._entries[:SHOWN])
         more = f"<p>and {len(self) - SHOWN} more</p>" if len(self) > SHOWN else ""
         return f'<div style="display:flex;flex-wrap:wrap;gap:8px">{figures}</div>{more}'
 
@@ -342,9 +360,15 @@ def _first(labels: tuple[int, ...]) -> int | None:
     return labels[0] if labels else None
 
 
-def _view(view: View | int | None) -> View:
-    view = view or View()
-    return view if isinstance(view, View) else View(int(view), round(view * 256 / 224))
+Viewer = View | int | Any | None  #: a view, the side of a crop, or a classifier, which has `view` and `channels`
+
+
+def _view(view: Viewer) -> tuple[View, int]:
+    """The view, and the number of channels that the network takes."""
+    if isinstance(view, int):
+        return View(int(view), round(view * 256 / 224)), 3
+    view = View() if view is None else view
+    return (view, 3) if isinstance(view, View) else (view.view, int(getattr(view, "channels", 3)))
 
 
 def _read(entry: Entry | Drawn) -> Photo:

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from xai_lib.images.decoding import read_pixels
+from xai_lib.images.duplicates import look
 
 FLAT = 10  #: grey levels by which a border may differ from its own median; JPEG leaves some noise on flat ground
 SIZE = ("width", "height", "aspect", "area")
@@ -23,7 +24,8 @@ def measure(path: Path) -> dict[str, Any]:
     """All of one file; raises `ImageError`, which names it, where its pixels cannot be had.
 
     `width`, `height`: pixels, upright. `pixels`: checksum of the decoded picture. `phash`: perceptual hash of the grey
-    picture, 64 bits, hexadecimal. `borders` and `traces` add the rest.
+    picture, 64 bits, hexadecimal. `look`: a `duplicates.Look`, on which near duplicates are confirmed. `borders` and `traces`
+    add the rest.
     """
     import imagehash
 
@@ -32,7 +34,7 @@ def measure(path: Path) -> dict[str, Any]:
     height, width = pixels.shape[:2]
     return {
         "width": width, "height": height, "pixels": checksum(pixels), "phash": str(imagehash.phash(picture)),
-        **borders(np.asarray(picture.convert("L"))), **traces(path),
+        "look": look(pixels), **borders(np.asarray(picture.convert("L"))), **traces(path),
     }  # fmt: skip
 
 

@@ -1,24 +1,32 @@
-"""Which pictures are copies of one another, and splits in which no picture has a copy on the other side."""
+"""Which images are copies of one another, and splits in which no image has a copy on the other side."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from xai_lib.images.decoding import ImageError
+from xai_lib.images.duplicates import NEAR, Candidates, Look, as_bits, telling
 
-NEAR = 4  #: bits of 64 in which two perceptual hashes may differ; at 6 chains of unlike scans begin to form
 
+def twins(
+    names: Sequence[str],
+    pixels: Sequence[str],
+    phashes: Sequence[str] | None = None,
+    distance: int = NEAR,
+    looks: Sequence[Look] | None = None,
+) -> list[str]:
+    """The group of each image, named after its first member in alphabetical order; images are told apart by row, not by name.
 
-def twins(names: Sequence[str], pixels: Sequence[str], phashes: Sequence[str] | None = None, distance: int = NEAR) -> list[str]:
-    """The group of each picture, named after its first member in alphabetical order.
-
-    Pictures of the same `pixels` (any checksum of the decoded picture) are in one group, and with `phashes` (64 bits,
-    hexadecimal) also those that a chain of pictures joins, each at most `distance` bits from the next.
+    Images of the same `pixels` (any checksum of the decoded image) are in one group, and with `phashes` (64 bits, hexadecimal)
+    also those that a chain of images joins, each at most `distance` bits from the next. With `looks` (`measuring.measure`, a
+    `look` each) a pair of the chain is also confirmed on the images themselves and may be mirrored or rotated by 90°; without
+    them nothing but the hash speaks for it. A group whose name is taken already gets a number, as "a (2)".
     """
-    if len({len(names), len(pixels), len(phashes if phashes is not None else names)}) > 1:
+    counts = {len(names), len(pixels), len(phashes if phashes is not None else names), len(looks if looks is not None else names)}
+    if len(counts) > 1:
         raise ImageError(f"twins: {len(names)} names, {len(pixels)} checksums and the perceptual hashes must be as many")
     names, root = list(names), list(range(len(names)))
 
@@ -28,36 +36,51 @@ def twins(names: Sequence[str], pixels: Sequence[str], phashes: Sequence[str] | 
         return i
 
     first: dict[str, int] = {}
-    pairs = [(first.setdefault(p, i), i) for i, p in enumerate(pixels)]
+    for i, checksum in enumerate(pixels):
+        root[find(i)] = find(first.setdefault(checksum, i))
     if phashes is not None and distance >= 0:
-        alike: dict[str, int] = {}  # equal hashes once: a thousand empty pictures make half a million pairs
-        pairs += [(alike.setdefault(h, i), i) for i, h in enumerate(phashes)]
+        for a, b in _near_rows(first, phashes, distance, looks, find):
+            root[find(b)] = find(a)
+    return _labels(names, pixels, [find(i) for i in range(len(names))])
+
+
+def _near_rows(
+    first: Mapping[str, int], phashes: Sequence[str], distance: int, looks: Sequence[Look] | None, find: Callable[[int], int]
+) -> Iterator[tuple[int, int]]:
+    """Pairs of rows that are near duplicates, without those that `find` knows to be in one group already."""
+    rows = list(first.values())
+    if looks is None:  # equal hashes once: a thousand of them would make half a million pairs
+        alike: dict[str, int] = {}
+        pairs = [(alike.setdefault(phash, i), i) for i, phash in enumerate(phashes)]
         rows = list(alike.values())
-        pairs += [(rows[a], rows[b]) for a, b in near(list(alike), distance)]
-    for a, b in pairs:
-        root[find(b)] = find(a)
+        yield from (pair for pair, tells in zip(pairs, telling(as_bits(phashes)), strict=True) if tells)
+    near = Candidates([phashes[i] for i in rows], None if looks is None else [looks[i] for i in rows], distance)
+    for a, i in enumerate(rows):
+        for _, turn, b in near.of(a, a + 1):
+            if find(i) != find(rows[b]) and near.confirmed(a, b, turn):
+                yield i, rows[b]
+
+
+def _labels(names: Sequence[str], pixels: Sequence[str], roots: Sequence[int]) -> list[str]:
     label: dict[int, str] = {}
-    for i in sorted(range(len(names)), key=lambda i: names[i]):
-        label.setdefault(find(i), names[i])
-    return [label[find(i)] for i in range(len(names))]
+    for i in sorted(range(len(names)), key=lambda i: (names[i], pixels[i])):
+        if roots[i] not in label:
+            name, number = names[i], 1
+            while name in label.values():
+                number += 1
+                name = f"{names[i]} ({number})"
+            label[roots[i]] = name
+    return [label[r] for r in roots]
 
 
 def near(phashes: Sequence[str], distance: int = NEAR) -> list[tuple[int, int]]:
-    """Pairs `(i, j)`, `i < j`, whose 64-bit hashes (hexadecimal) differ in at most `distance` bits."""
+    """Pairs `(i, j)`, `i < j`, whose 64-bit hashes (hexadecimal) differ in at most `distance` bits: proposed, not confirmed."""
     bits = as_bits(phashes)
     found = []
     for i in range(len(bits) - 1):
         close = np.flatnonzero(np.bitwise_count(bits[i] ^ bits[i + 1 :]) <= distance)
         found += [(i, i + 1 + int(j)) for j in close]
     return found
-
-
-def as_bits(phashes: Sequence[str]) -> np.ndarray:
-    """Hexadecimal hashes of 64 bits as `(N,)` uint64; raises `ImageError` for what is none."""
-    try:
-        return np.array([int(h, 16) for h in phashes], dtype=np.uint64)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise ImageError(f"expected perceptual hashes of 64 bits as hexadecimal text: {error}") from None
 
 
 def by_group(groups: Sequence[str], shares: Mapping[str, float], seed: int = 0) -> list[str]:

@@ -7,10 +7,12 @@ found.table()                                 # a row a question
 found.pairs(8)                                # the copies
 ```
 
-Copies: pictures of the same decoded pixels, and near ones by a perceptual hash (64 bits, `imagehash.phash`). Shortcuts: a
-decision tree (scikit-learn) that sees no picture, only its size, its borders, or what the file says of camera and program,
-and still names the class better than always saying the commonest (surely: the lower end of Wilson's 99.9 % interval spares 5 %
-of the mistakes). Thresholds are our choice.
+Copies: images of the same decoded pixels, and near ones, which a perceptual hash (64 bits, `imagehash.phash`) proposes and the
+images themselves confirm (`images.duplicates`): other sizes, shapes, compression, grey, contrast, mild blur, mirrored, rotated
+by 90°. Not looked for: crops, added borders, negatives, other angles; of drawings and text also mirrored or rotated ones.
+Shortcuts: a decision tree (scikit-learn) that sees no image, only its size, its borders, or what the file says of camera and
+program, and still names the class better than always naming the commonest (surely: the lower end of Wilson's 99.9 % interval
+spares 5 % of the mistakes). Thresholds are our choice.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ import pandas as pd
 
 from xai_lib.images import Images, labelled, scans, splits
 from xai_lib.images.decoding import ImageError
+from xai_lib.images.duplicates import NOT_SEARCHED, TURNS, Candidates
 from xai_lib.images.measuring import measure
 from xai_lib.images.sources import brain_mri
 from xai_lib.leaks import shortcuts
@@ -37,9 +40,11 @@ from xai_lib.leaks import shortcuts
 class Leaks:
     """What was found.
 
-    `pictures`: a row a readable picture: `name`, `split` and `class` ("" where there is none), `path`, and what was measured.
-    `twins`: a row a picture that has a copy elsewhere: `across` ("split" or "class"), `name`, `split`, `class`, `kind` ("exact"
-    or "near"), `bits` (between the hashes), and of the nearest copy `twin`, `twin_split`, `twin_class`. `shortcuts`: a row a
+    `pictures`: a row a readable image: `name`, `split` and `class` ("" where there is none), `path`, and what was measured. A row
+    is an image, whatever its name.
+    `twins`: a row an image that has a copy elsewhere: `across` ("split" or "class"), `name`, `split`, `class`, `kind` ("exact"
+    or "near"), `bits` (between the hashes), `turn` (how the copy lies to the image, one of `duplicates.TURNS`), of the nearest
+    copy `twin`, `twin_split`, `twin_class`, and the rows of both in `pictures`, `row` and `twin_row`. `shortcuts`: a row a
     tree and a set: `shortcut` (of `shortcuts.FAMILIES`), `where`, `right`, `of`, `accuracy` with Wilson's 95 % interval `low` to
     `high`, `commonest` (accuracy of the commonest class), `found`, and `rule`, the most telling single question.
     `failures`: file to reason, of those left out. `notes`: what could not be asked.
@@ -57,6 +62,11 @@ class Leaks:
         """Whether any picture has a copy across splits or classes, or any shortcut works."""
         return bool(len(self.twins)) or bool(self.shortcuts["found"].any())
 
+    @property
+    def limits(self) -> str:
+        """Which copies are not looked for, whatever the images."""
+        return NOT_SEARCHED if self.near >= 0 else "near copies are not looked for"
+
     def table(self) -> pd.DataFrame:
         """A row a question: `leak`, `where`, `count`, `of`, `share`, `low`, `high`, `commonest`, `found`, `rule`.
 
@@ -73,7 +83,7 @@ class Leaks:
         if self.pictures["class"].nunique() > 1:
             questions.append(("any", "class", pd.Series(True, self.pictures.index)))
         for part, across, asked in questions:
-            twins = self.twins[(self.twins["across"] == across) & self.twins["name"].isin(self.pictures.loc[asked, "name"])]
+            twins = self.twins[(self.twins["across"] == across) & asked[self.twins["row"]].to_numpy(bool)]
             others = parts[0] if len(parts) == 2 else "another split"
             where = f"{part} also in {others}" if across == "split" else "also in another class"
             for kind in ("exact", "near") if self.near >= 0 else ("exact",):
@@ -84,7 +94,7 @@ class Leaks:
     def pairs(self, n: int = 8) -> pd.DataFrame:
         """Up to `n` rows of `twins`, each pair of pictures once; kinds and classes take turns, across splits first."""
         rows = self.twins
-        twice = pd.Series([frozenset(pair) for pair in zip(rows["name"], rows["twin"], strict=True)], rows.index, dtype=object)
+        twice = pd.Series([frozenset(pair) for pair in zip(rows["row"], rows["twin_row"], strict=True)], rows.index, dtype=object)
         first = _ordered(self.pictures["split"])[0]
         rows = rows.assign(twice=twice, later=rows["split"] == first).sort_values("later", kind="stable")
         rows = rows.drop_duplicates("twice")
@@ -96,6 +106,7 @@ def find(
     source: str | os.PathLike[str] | Images | pd.DataFrame,
     near: int = splits.NEAR,
     *,
+    turns: bool = True,
     seed: int = 0,
     jobs: int = 1,
     progress: bool = True,
@@ -105,7 +116,8 @@ def find(
     `source`: a folder (`folder/CLASS/*`, `folder/SPLIT/CLASS/*`, or `train/*` and `test/*` without classes); "brain-mri", by
     the list of data/registry and the originals' sizes, without any file; labelled `Images` of files; or a table with `name`,
     `split`, `class` and `path`. `near`: bits of 64 in which the hashes of near copies may differ, below 0 for exact copies
-    alone. `seed`: of folds and trees. `jobs`: processes that read files.
+    alone. `turns`: whether mirrored and rotated (by 90°) copies are near copies, too. `seed`: of folds and trees. `jobs`:
+    processes that read files.
 
     The trees are cross-validated in the training split (called train..., else the largest), copies kept together, and with
     splits also tested on the others, with and without pictures that have a copy. Damaged files are left out and listed.
@@ -116,18 +128,23 @@ def find(
     if table["split"].nunique() < 2 and table["class"].nunique() < 2:
         only = next((name for name in [*table["class"], *table["split"]] if name), "none")
         raise ImageError(f"{_called(source)}: expected two classes or two splits to compare, found one: {only}")
-    pictures, failures = (table, {}) if "pixels" in table else _measured(table, jobs, progress)
+    read = "pixels" not in table
+    pictures, failures = _measured(table, jobs, progress) if read else (table, {})
     if pictures.empty:
         first = next(iter(failures.values()))
         raise ImageError(f"{_called(source)}: none of {len(table)} pictures can be read; the first: {first}")
-    twins, parts = _twins(pictures, near), _ordered(pictures["split"])
+    looks = pictures.pop("look").tolist() if read else None
+    candidates = Candidates(pictures["phash"].tolist(), looks, near, turns)
+    twins, parts = _twins(pictures, candidates), _ordered(pictures["split"])
     notes: list[str] = []
+    if near >= 0 and looks is None:
+        notes = ["near copies: by their hashes alone, not confirmed on the images, as no file was read; upright ones alone"]
     if len(parts) == 1:
         notes.append("no splits: only the classes were compared; copies inside of one class are no leak by themselves")
     if pictures["class"].nunique() > 1:
-        copied = pictures["name"].isin(twins.loc[twins["across"] == "split", "name"]).to_numpy()
+        copied = np.isin(np.arange(len(pictures)), twins.loc[twins["across"] == "split", "row"])
         names, pixels, phashes = (pictures[column].tolist() for column in ("name", "pixels", "phash"))
-        groups = splits.twins(names, pixels, phashes, near)
+        groups = splits.twins(names, pixels, phashes, near, looks)
         told, more = shortcuts.search(pictures, parts, copied, np.array(groups, dtype=object), seed)
     else:
         told, more = pd.DataFrame(columns=shortcuts.COLUMNS), ["no classes to compare: only copies across splits were looked for"]
@@ -189,24 +206,30 @@ def _ordered(parts: pd.Series[str]) -> list[str]:
     return sorted(sizes.index, key=lambda part: (not part.lower().startswith("train"), -sizes[part], part))
 
 
-def _twins(pictures: pd.DataFrame, near: int) -> pd.DataFrame:
-    """For each picture the nearest copy in another split, and in another class."""
-    bits, exact = splits.as_bits(pictures["phash"].tolist()), pd.factorize(pictures["pixels"])[0]
+def _twins(pictures: pd.DataFrame, candidates: Candidates) -> pd.DataFrame:
+    """For each image the nearest copy in another split, and in another class."""
+    exact = pd.factorize(pictures["pixels"])[0]
     rows = []
     for across in ("split", "class"):
         part = pd.factorize(pictures[across])[0]
         if part.max() == 0:
             continue
         for i in range(len(pictures)):
-            apart = np.bitwise_count(bits ^ bits[i]).astype(np.int16)
-            apart[exact == exact[i]] = -1  # before near ones
-            apart[part == part[i]] = 65
-            j = int(apart.argmin())
-            if apart[j] <= max(near, -1):
-                kind, same = ("exact", 0) if apart[j] < 0 else ("near", int(apart[j]))
-                rows.append((across, *_who(pictures, i), kind, same, *_who(pictures, j)))
-    columns = ["across", "name", "split", "class", "kind", "bits", "twin", "twin_split", "twin_class"]
+            equal = np.flatnonzero((exact == exact[i]) & (part != part[i]))
+            copy = ("exact", 0, 0, int(equal[0])) if len(equal) else _near(candidates, i, part)
+            if copy is not None:
+                kind, bits, turn, j = copy
+                rows.append((across, *_who(pictures, i), kind, bits, TURNS[turn], *_who(pictures, j), i, j))
+    columns = ["across", "name", "split", "class", "kind", "bits", "turn", "twin", "twin_split", "twin_class", "row", "twin_row"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def _near(candidates: Candidates, i: int, part: np.ndarray) -> tuple[str, int, int, int] | None:
+    """The nearest confirmed candidate of row `i` in another part."""
+    for bits, turn, j in candidates.of(i):
+        if part[j] != part[i] and candidates.confirmed(i, j, turn):
+            return "near", bits, turn, j
+    return None
 
 
 def _who(pictures: pd.DataFrame, row: int) -> Iterator[Any]:

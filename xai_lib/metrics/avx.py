@@ -68,7 +68,7 @@ def evaluate(
     definition: Definition = "code",
     mask: Mask = "binary",
 ) -> list[Scores]:
-    """Judge `maps` `(G, H, W)` of one image `(3, H, W)` in 0..1 for the class `targets[0]`.
+    """Judge `maps` `(G, H, W)` of one image `(C, H, W)` in 0..1 for the class `targets[0]`.
 
     Maps are in 0..1 but for what enlarging overshoots. `second_maps` `(G, H, W)`: the same for the class `targets[1]`; None
     where there are none, and then the class sensitivity is not defined. The picture is rounded to 256 levels first, as the
@@ -94,7 +94,7 @@ def evaluate(
 
 
 def masked_pictures(picture: Tensor, maps: Tensor, mask: Mask = "binary") -> Tensor:
-    """A picture `(3, H, W)` of whole numbers 0..255 under each map `(G, H, W)`, `(G, 3, H, W)`, again whole numbers.
+    """A picture `(C, H, W)` of whole numbers 0..255 under each map `(G, H, W)`, `(G, C, H, W)`, again whole numbers.
 
     NaN in a map hides its pixel, as the authors' cast to whole numbers does.
     """
@@ -136,11 +136,11 @@ def penalised(values: tuple[float, float, float, float], hit: bool, sensitivity:
 
 
 def _probabilities(classifier: Classifier, pictures: Tensor) -> Tensor:
-    """Softmax `(n, classes)` by the copy of `xai_lib.inference` in float32, which is faster and equal to six digits; its
+    """Probabilities `(n, classes)` by the copy of `xai_lib.inference` in float32, which is faster and equal to six digits; its
     batches are of one size, so that a picture's row does not depend on its company."""
-    network = fast_network(classifier, FLOAT32)
-    batches = pictures.div(255).split(FLOAT32.inner_batch)
-    return torch.cat([network.logits(classifier.normalise(batch)) for batch in batches]).softmax(1)
+    batches = [classifier.normalise(batch) for batch in pictures.div(255).split(FLOAT32.inner_batch)]
+    network = fast_network(classifier, FLOAT32, batches[0])
+    return classifier.probabilities_of(torch.cat([network.logits(batch) for batch in batches]))
 
 
 @lru_cache(maxsize=8)
@@ -150,8 +150,8 @@ def _reference(levels: bytes, shape: tuple[int, ...], device: torch.device) -> R
 
 
 def _check(classifier: Classifier, image: Tensor, maps: Tensor, second_maps: Tensor | None, targets: Sequence[int]) -> None:
-    if image.ndim != 3 or len(image) != 3:
-        raise MetricError(f"image: expected (3, H, W), found {tuple(image.shape)}")
+    if image.ndim != 3 or len(image) != classifier.channels:
+        raise MetricError(f"image: expected ({classifier.channels}, H, W), found {tuple(image.shape)}")
     low, high = float(image.amin()), float(image.amax())
     if not -1e-3 <= low <= high <= 1 + 1e-3:  # what resizing may overshoot; NaN is refused
         raise MetricError(f"image: expected values 0..1, not yet normalised, found {low:.3g}..{high:.3g}")
@@ -159,5 +159,9 @@ def _check(classifier: Classifier, image: Tensor, maps: Tensor, second_maps: Ten
         if m is not None and (m.ndim != 3 or m.shape[1:] != image.shape[1:] or len(m) != len(maps)):
             wanted = f"({'G' if name == 'maps' else len(maps)}, {image.shape[1]}, {image.shape[2]})"
             raise MetricError(f"{name}: expected {wanted}, one map a row, found {tuple(m.shape)}")
+    if second_maps is not None and classifier.classes == 1:
+        raise MetricError(
+            "second_maps: the class sensitivity compares the maps of two classes, and this network has one output; pass None"
+        )
     if len(targets) == 0 or not 0 <= targets[0] < classifier.classes:
         raise MetricError(f"targets: expected classes below {classifier.classes}, the explained one first, found {targets}")

@@ -5,7 +5,8 @@ what quantus draws from the global generator is handed over here, so that every 
 network runs once for all maps. Pixel flipping and the symmetric relevance gain need a network run for each map.
 
 Inputs are normalised images `(N, C, H, W)`, as the network takes them; `network` is any function from those to logits
-`(N, classes)`, in evaluation mode. Batches are channels last: 0.45 to 0.8 of the time on a processor.
+`(N, classes)`, in evaluation mode; of a `Classifier` that is `classifier.core`. Batches are channels last, 0.45 to 0.8 of
+the time on a processor, where the network bears it: it has to give the first image the logits that it gives it otherwise.
 Answers in float64 lie where the maps do, but on the processor for maps on Apple's GPU, which has no float64.
 """
 
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from xai_lib.errors import XaiError
+from xai_lib.inference import laid
 
 Network = Callable[[Tensor], Tensor]
 Order = Literal["most", "least"]
@@ -33,6 +35,7 @@ BASELINES: dict[str, Callable[[Tensor], Tensor]] = {
 }
 """One value an image from its normalised features `(N, F)`, as in quantus: not one a channel, and black is not zero."""
 
+SOFTMAX: Callable[[Tensor], Tensor] = lambda logits: logits.softmax(1)  # noqa: E731
 FLIPPED_AT_ONCE = 8  #: images in one forward pass of pixel flipping
 
 
@@ -79,12 +82,12 @@ def drops(
     if batch < 1:
         raise FaithfulnessError(f"batch: expected at least 1, found {batch}")
     chosen = _checked_indices(indices, math.prod(inputs.shape[1:]), len(inputs)).to(inputs.device)
-    rows = []
+    asked, rows = _Asked(network, inputs), []
     for n, (image, target, value) in enumerate(zip(inputs, wanted, _values(inputs, baseline), strict=True)):
         parts = (chosen if chosen.ndim == 2 else chosen[n]).split(batch)
         changed = (image.flatten().repeat(len(p), 1).scatter(1, p, value).view(-1, *image.shape) for p in parts)
-        whole = _logits(network, image[None], target)[:, target]
-        rows.append(whole - torch.cat([_logits(network, images, target)[:, target] for images in changed]))
+        whole = asked(image[None], target)[:, target]
+        rows.append(whole - torch.cat([asked(images, target)[:, target] for images in changed]))
     return torch.stack(rows)
 
 
@@ -162,7 +165,7 @@ def sparseness(maps: Tensor) -> Tensor:
 
 
 def perturbed(inputs: Tensor, samples: int = 5, bound: float = 0.2, *, rng: np.random.Generator) -> Tensor:
-    """Copies of `inputs` `(N, C, H, W)`, each feature moved by at most `bound`, uniform: `(K, N, C, H, W)` float32.
+    """Copies of `inputs` `(N, C, H, W)`, each feature moved by at most `bound`, uniform: `(K, N, C, H, W)` as `inputs`.
 
     In normalised units, where 0.2 is about 0.045 of the range of a picture. The noise of an image does not depend on the
     images after it. 0.2 is quantus's; its number of samples is 200. Raises `FaithfulnessError`.
@@ -170,7 +173,7 @@ def perturbed(inputs: Tensor, samples: int = 5, bound: float = 0.2, *, rng: np.r
     if samples < 1 or not 0 < bound < math.inf:
         raise FaithfulnessError(f"perturbed: expected samples >= 1 and a bound > 0, found samples={samples}, bound={bound}")
     noise = [rng.uniform(-bound, bound, (samples, *image.shape)).astype(np.float32) for image in inputs]
-    return inputs.float() + torch.from_numpy(np.stack(noise, 1)).to(inputs.device)
+    return inputs + torch.from_numpy(np.stack(noise, 1)).to(inputs)
 
 
 def average_sensitivity(maps: Tensor, perturbed_maps: Tensor, *, axes: int = 2) -> Tensor:
@@ -209,13 +212,15 @@ def pixel_flipping(
     cells: int = 14,
     baseline: str | float = "black",
     order: Order = "most",
+    probabilities: Callable[[Tensor], Tensor] = SOFTMAX,
 ) -> Tensor:
     """The target's probability as more and more of the image is replaced: `(N, steps + 1)`, 0..1.
 
     `inputs` `(N, C, H, W)`, `targets` `(N,)`, `maps` `(N, H, W)` or `(N, 1 or C, H, W)`, whose channels are summed. The
     image is cut into `cells` x `cells` rectangles; those with the most (or least) relevance, summed, go first, and ties from
     the top left. In column k the first round(k * cells² / steps) of them have the value `baseline` (as in `drops`): none in
-    the first column, all in the last. Costs `steps` + 1 forward passes an image. Raises `FaithfulnessError`.
+    the first column, all in the last. `probabilities`: from logits `(n, classes)`; `classifier.probabilities_of` where they
+    are not the softmax, as of independent labels. Costs `steps` + 1 forward passes an image. Raises `FaithfulnessError`.
 
     Samek et al. 2017, arXiv 1509.06321 (regions in order of their relevance).
     """
@@ -234,10 +239,10 @@ def pixel_flipping(
     turn = sums.argsort(stable=True, dim=1, descending=order == "most").argsort(1)
     whens = turn[:, row[:, None] * cells + column].to(inputs.device)  # (N, H, W)
     counts = torch.tensor([round(k * cells**2 / steps) for k in range(steps + 1)], device=inputs.device)
-    curves = []
+    asked, curves = _Asked(network, inputs), []
     for image, target, value, when in zip(inputs, wanted, _values(inputs, baseline), whens, strict=True):
         changed = (torch.where(when < c[:, None, None, None], value, image) for c in counts.split(FLIPPED_AT_ONCE))
-        curves.append(torch.cat([_logits(network, images, target).softmax(1)[:, target] for images in changed]))
+        curves.append(torch.cat([probabilities(asked(images, target))[:, target] for images in changed]))
     return torch.stack(curves)
 
 
@@ -250,6 +255,7 @@ def symmetric_relevance_gain(
     steps: int = 20,
     cells: int = 14,
     baseline: str | float = "black",
+    probabilities: Callable[[Tensor], Tensor] = SOFTMAX,
 ) -> Tensor:
     """Area under the curve with the least relevant first minus that with the most relevant first: `(N,)`, -1..1.
 
@@ -261,7 +267,9 @@ def symmetric_relevance_gain(
     curve, and one baseline value an image.
     """
     least, most = (
-        pixel_flipping(network, inputs, targets, maps, steps=steps, cells=cells, baseline=baseline, order=order)
+        pixel_flipping(
+            network, inputs, targets, maps, steps=steps, cells=cells, baseline=baseline, order=order, probabilities=probabilities
+        )
         for order in ("least", "most")
     )
     return torch.trapezoid(least - most, dx=1 / steps)
@@ -276,7 +284,7 @@ def _checked(network: Network, inputs: Tensor, targets: Tensor) -> list[int]:
         raise FaithfulnessError(f"inputs: expected floats (N, C, H, W), found {inputs.dtype} {tuple(inputs.shape)}")
     if targets.shape != inputs.shape[:1] or targets.is_floating_point() or targets.dtype == torch.bool:
         raise FaithfulnessError(f"targets: expected {len(inputs)} integers, found {targets.dtype} {tuple(targets.shape)}")
-    if isinstance(network, nn.Module) and network.training:
+    if isinstance(network, nn.Module) and any(m.training for m in network.modules() if next(m.children(), None) is None):
         raise FaithfulnessError("network: expected evaluation mode, found training mode; call network.eval()")
     return [int(t) for t in targets.tolist()]
 
@@ -301,13 +309,36 @@ def _values(inputs: Tensor, baseline: str | float) -> list[float]:
     return [float(baseline)] * len(inputs)
 
 
-def _logits(network: Network, images: Tensor, target: int) -> Tensor:
-    logits = network(images.contiguous(memory_format=torch.channels_last))
-    if logits.ndim != 2 or len(logits) != len(images):
-        raise FaithfulnessError(f"network: expected logits ({len(images)}, classes), found {tuple(logits.shape)}")
-    if not 0 <= target < logits.shape[1]:
-        raise FaithfulnessError(f"targets: expected classes of 0..{logits.shape[1] - 1}, found {target}")
-    return logits
+class _Asked:
+    """A network's logits of many batches, in the memory layout that suits the processor if the network bears it."""
+
+    def __init__(self, network: Network, inputs: Tensor) -> None:
+        self.network, self.layout = network, torch.contiguous_format
+        if not len(inputs):
+            return
+        plain = self._run(inputs[:1])
+        self.layout = torch.channels_last
+        other = self._run(inputs[:1])
+        if other.shape != plain.shape or not torch.allclose(other, plain, rtol=1e-3, atol=1e-3 * float(plain.abs().max())):
+            self.layout = torch.contiguous_format
+
+    def __call__(self, images: Tensor, target: int) -> Tensor:
+        """float32 `(n, classes)`, or float64 of a double network."""
+        logits = self._run(images)
+        if logits.ndim != 2 or len(logits) != len(images):
+            raise FaithfulnessError(f"network: expected logits ({len(images)}, classes), found {tuple(logits.shape)}")
+        if not 0 <= target < logits.shape[1]:
+            raise FaithfulnessError(f"targets: expected classes of 0..{logits.shape[1] - 1}, found {target}")
+        return logits if logits.dtype == torch.float64 else logits.float()
+
+    def _run(self, images: Tensor) -> Tensor:
+        try:
+            return self.network(laid(images, self.layout))
+        except Exception:  # of foreign code, such as a view of what is not contiguous
+            if self.layout == torch.contiguous_format:
+                raise
+            self.layout = torch.contiguous_format
+            return self._run(images)
 
 
 def _channels_summed(maps: Tensor, inputs: Tensor) -> Tensor:

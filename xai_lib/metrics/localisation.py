@@ -117,7 +117,7 @@ def centre_gaussian(images: Tensor, sigma: float = 0.25) -> Tensor:
 
     `images` `(N, 3, H, W)` as an explainer takes them; their shape alone counts. Raises `LocalisationError`.
     """
-    images = checked_images(images)
+    images = checked_images(images, None)
     if not sigma > 0:
         raise LocalisationError(f"sigma: expected a share of the sides above 0, found {sigma}")
     down, across = (((torch.arange(n) + 0.5) / n - 0.5) / sigma for n in images.shape[-2:])
@@ -130,7 +130,7 @@ def edge_map(images: Tensor) -> Tensor:
 
     Its scale is that of the kernel with weights 1, 2, 1: a step from 0 to 1 gives 4.
     """
-    grey = pad(checked_images(images).cpu().mean(1, keepdim=True), (1, 1, 1, 1), mode="replicate")
+    grey = pad(checked_images(images, None).cpu().mean(1, keepdim=True), (1, 1, 1, 1), mode="replicate")
     across = torch.tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]])
     found = conv2d(grey, torch.stack([across, across.T])[:, None])
     return found.square().sum(1).sqrt()
@@ -139,7 +139,7 @@ def edge_map(images: Tensor) -> Tensor:
 def random_map(images: Tensor, seed: int = 0) -> Tensor:
     """Values drawn from 0..1, `(N, H, W)` float32; each map depends on `seed` and its picture alone."""
     shape = tuple(images.shape[-2:])
-    return torch.stack([torch.from_numpy(rng_for(seed, i, 0).random(shape, np.float32)) for i in checked_images(images)])
+    return torch.stack([torch.from_numpy(rng_for(seed, i, 0).random(shape, np.float32)) for i in checked_images(images, None)])
 
 
 # ---------------------------------------------------------------------------------------------------------------------

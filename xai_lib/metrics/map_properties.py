@@ -38,12 +38,12 @@ class LowLevel(NamedTuple):
 
 
 def low_level(images: Tensor, window: int = 7) -> LowLevel:
-    """Edges, local variance and saturation of images `(N, 3, H, W)` in 0..1 (claim on SHAP of paper 4; formulas our choice).
+    """Edges, local variance and saturation of images `(N, C, H, W)` in 0..1 (claim on SHAP of paper 4; formulas our choice).
 
     `window`: side of the square of the variance, odd, pixels; the picture's edge is replicated. Raises `MapError` and
     `ExplanationError` for images that no explainer takes.
     """
-    images = checked_images(images).cpu()
+    images = checked_images(images, None).cpu()
     if window < 3 or window % 2 == 0:
         raise MapError(f"window: expected an odd number of pixels from 3, found {window}")
     grey = pad(images.double().mean(1, keepdim=True), (window // 2,) * 4, mode="replicate")

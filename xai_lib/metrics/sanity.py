@@ -66,7 +66,7 @@ def cascading_randomisation(
     order: Order = "top_down",
     absolute: bool = False,
 ) -> list[Step]:
-    """Explain `images` `(N, 3, H, W)` for the same targets after each layer's weights have been drawn anew.
+    """Explain `images` `(N, C, H, W)` for the same targets after each layer's weights have been drawn anew.
 
     `layers`: the names after which the maps are compared (all layers are made random in their turn all the same, but for
     `independent`); None for all. `absolute`: compare absolute values of maps. The weights are drawn from `seed` as each
@@ -128,16 +128,26 @@ def randomised(
     """
     _chosen(classifier, layers, order)
     names = weighted_layers(classifier)
-    changed = copy.deepcopy(classifier)
+    changed = _copied(classifier)
     for name in reversed(names) if order == "top_down" else names:
         if order == "independent":
             if layers is not None and name not in layers:
                 continue
-            changed = copy.deepcopy(classifier)
+            changed = _copied(classifier)
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(int(np.random.SeedSequence([seed, *name.encode()]).generate_state(1)[0]))
             cast(Any, changed.layer(name)).reset_parameters()
         yield name, changed
+
+
+def _copied(classifier: Classifier) -> Classifier:
+    try:
+        return copy.deepcopy(classifier)
+    except Exception as error:  # of foreign code: locks, tensors that hang in a graph
+        raise SanityError(
+            f"{classifier.name}: the network cannot be copied ({error}), and the check must not change it; keep nothing in its "
+            "attributes that copy.deepcopy cannot copy"
+        ) from error
 
 
 def rank_correlation(one: np.ndarray, two: np.ndarray) -> float:

@@ -1,9 +1,10 @@
 """How much of a picture is left in another: MSE, SSIM and FSIM, with the parts of the reference computed once.
 
-Pictures are `(N, 3, H, W)` in 0..255. A reference stands against many pictures (every mask of one photograph), and FSIM
-is by far the most expensive of the metrics of a table, so the reference's phase congruency, gradients and local means are
-kept, and the filters of a size are made once. `piq.fsim` gives the same numbers, but makes filters and reference anew in
-each call, which is several times as slow.
+Pictures are `(N, C, H, W)` in 0..255; with three channels they are red, green and blue, and with any other number FSIM
+compares the mean of the channels and knows no chroma (our choice). A reference stands against many pictures (every mask of
+one photograph), and FSIM is by far the most expensive of the metrics of a table, so the reference's phase congruency,
+gradients and local means are kept, and the filters of a size are made once. `piq.fsim` gives the same numbers, but makes
+filters and reference anew in each call, which is several times as slow.
 """
 
 from __future__ import annotations
@@ -40,11 +41,11 @@ class Features(NamedTuple):
 
 
 class Reference:
-    """A picture `(3, H, W)` in 0..255 that others are compared with."""
+    """A picture `(C, H, W)` in 0..255 that others are compared with."""
 
     def __init__(self, picture: Tensor) -> None:
-        if picture.ndim != 3 or len(picture) != 3:
-            raise SimilarityError(f"a reference: expected a picture (3, H, W), found {tuple(picture.shape)}")
+        if picture.ndim != 3 or 0 in picture.shape:
+            raise SimilarityError(f"a reference: expected a picture (C, H, W), found {tuple(picture.shape)}")
         self.picture = picture.double()
         self._features: Features | None = None
         self._moments: dict[bool, tuple[Tensor, Tensor]] = {}
@@ -56,7 +57,7 @@ class Reference:
     def ssim(self, pictures: Tensor, volume: bool = False) -> Tensor:
         """Structural similarity `(N,)`, mean over pixels and channels (eq. 13; Wang et al. 2004), window 11, sigma 1.5.
 
-        Edges are replicated. `volume`: the window also runs across red, green and blue, which is what MATLAB's `ssim`
+        Edges are replicated. `volume`: the window also runs across the channels, which is what MATLAB's `ssim`
         makes of an array H x W x 3 and so what ADVISE's authors computed.
         """
         pictures = self._checked(pictures)
@@ -96,9 +97,14 @@ class Reference:
 
 
 def features(pictures: Tensor) -> Features:
-    """What FSIM compares of pictures `(N, 3, H, W)`, averaged down so that the shorter side has about 256 pixels."""
+    """What FSIM compares of pictures `(N, C, H, W)`, averaged down so that the shorter side has about 256 pixels."""
     factor = max(1, math.floor(min(pictures.shape[-2:]) / 256 + 0.5))
-    y, i, q = torch.einsum("ck,nkhw->cnhw", pictures.new_tensor(YIQ), avg_pool2d(pictures, factor))
+    small = avg_pool2d(pictures, factor)
+    if pictures.shape[1] == 3:
+        y, i, q = torch.einsum("ck,nkhw->cnhw", pictures.new_tensor(YIQ), small)
+    else:
+        y = small.mean(1)
+        i = q = torch.zeros_like(y)
     across = y.new_tensor([[3, 0, -3], [10, 0, -10], [3, 0, -3]]) / 16  # Scharr
     slopes = conv2d(y[:, None], torch.stack([across, across.T])[:, None], padding=1)
     return Features(phase_congruency(y), slopes.square().sum(1).sqrt(), i, q)
@@ -171,7 +177,7 @@ def _similar(a: Tensor, b: Tensor, constant: float) -> Tensor:
 
 
 def _window(pictures: Tensor, volume: bool) -> Tensor:
-    """Local means `(N, 3, H, W)` under SSIM's Gaussian, edges replicated."""
+    """Local means `(N, C, H, W)` under SSIM's Gaussian, edges replicated."""
     taps = torch.exp(-0.5 * (torch.arange(-RADIUS, RADIUS + 1, dtype=pictures.dtype) / SIGMA) ** 2)
     taps /= taps.sum()
     means = pictures
@@ -183,6 +189,7 @@ def _window(pictures: Tensor, volume: bool) -> Tensor:
             means.add_(pair, alpha=float(taps[t]))
     if not volume:
         return means
-    place = (torch.arange(3)[:, None] + torch.arange(-RADIUS, RADIUS + 1)).clamp(0, 2)
-    mixing = torch.zeros(3, 3, dtype=taps.dtype).scatter_add_(1, place, taps.expand(3, -1))
+    channels = pictures.shape[1]
+    place = (torch.arange(channels)[:, None] + torch.arange(-RADIUS, RADIUS + 1)).clamp(0, channels - 1)
+    mixing = torch.zeros(channels, channels, dtype=taps.dtype).scatter_add_(1, place, taps.expand(channels, -1))
     return (mixing.to(means.device) @ means.flatten(2)).view_as(means)

@@ -1,6 +1,9 @@
-"""What a network calls while it runs: torch functions on tensors that depend on its input, written down or answered.
+"""What a network calls while it runs: torch functions on tensors that depend on its input, sorted by what they are.
 
-`Recorder` computes each call and keeps it; `Replay` answers the same calls with what was kept, expanded to a population.
+`Mode` sees each call and hands those that a rule deals with to `meet`; larger functions (attention, layer norms) are first
+rewritten in terms of smaller ones. `Recorder` (recorder.py) computes and keeps what it meets; `Replay` answers the same
+calls with what was kept, expanded to a population. What passes by unseen, because gradients were off, because it was
+detached or left torch as a number, is an error where it comes back.
 """
 
 from __future__ import annotations
@@ -14,23 +17,39 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from xai_lib.relevance.layers import Convolution, Dense, Layer, Pooling, Scaling, Weighted, convolution_padding, pair
+from xai_lib.relevance import functions as known
+from xai_lib.relevance.axes import axis_behind
 from xai_lib.relevance.operations import Back, Operation, Tape, UnsupportedNetwork
+from xai_lib.relevance.rewriting import REWRITTEN
+
+Padding = tuple[int, int, int, int]
 
 
 class Mode(TorchFunctionMode, ABC):
-    """Sees every call of a torch function; calls that a rule deals with go to `meet`."""
+    """Sees every call of a torch function."""
 
     def __init__(self, tape: Tape) -> None:
         super().__init__()
         self.tape = tape
-        self.padded: dict[int, tuple[Tensor, Padding]] = {}  # output of a padding -> its input, for the convolution that follows
-        self.kept: list[Tensor] = []  # keeps identities unique
-        self.written: dict[int, Tensor | None] = {}  # tensor that was written over -> what it holds now; None: in part
+        self.met = 0
+        self.start: Tensor | None = None  # the network's input
+        self.kept: list[Any] = []  # keeps identities unique
+        self.padded: dict[int, tuple[Tensor, Padding]] = {}  # output of a padding -> its input, for the convolution behind
+        self.written: dict[int, Tensor | None] = {}  # tensor written over -> what it holds now; None: in part
+        self.hidden: dict[int, str] = {}  # depends on the input's values, without gradient -> through what
+        self.masks: set[int] = set()  # the same, but piecewise constant: comparisons, indices
+        self.axes: dict[int, int] = {}  # the axis of the images where it is not the first; -1: lost
+        self.gates: dict[int, int] = {}  # lies between two limits -> how surely it is a gate, see `known.BOUNDED`
+        self.sources: dict[int, Tensor] = {}  # output of a layer, with its batch norm if any -> what the layer sees
+        self.unknown: dict[Any, str] = {}  # node of the graph that no rule is known for -> in words
 
     @abstractmethod
     def meet(self, kind: str, function: Any, args: Any, kwargs: Any, inputs: list[Tensor]) -> Tensor:
         """The output of a call; `inputs` are its arguments that depend on the network's input."""
+
+    def sources_of(self, operation: Operation, inputs: list[Tensor]) -> list[Tensor]:
+        """What an operation's node stands behind: its inputs, or of layers added up what all of them see."""
+        return [self.sources[id(inputs[0])]] if operation.kind == "linear" and len(inputs) == 2 else inputs
 
     def used(self, inputs: list[Tensor]) -> None:
         """Called for whatever reads a tensor that depends on the network's input."""
@@ -42,31 +61,191 @@ class Mode(TorchFunctionMode, ABC):
         kwargs = dict(kwargs or {})
         if not args and "input" in kwargs:
             args = (kwargs.pop("input"),)
-        if self.written:
-            args, kwargs = self._now(tuple(args)), {k: self._now(v) for k, v in kwargs.items()}
-        if func in _DROPOUTS and not kwargs.get("training", args[2] if len(args) > 2 else True):
+        args, kwargs = self._now(tuple(args)), {k: self._now(v) for k, v in kwargs.items()}
+        inputs = dependent(args, kwargs)
+        if func in known.DROPOUTS and not kwargs.get("training", args[2] if len(args) > 2 else True):
             return args[0]
-        inputs = _dependent(args, kwargs)
-        if func is F.pad and inputs:
-            return self._pad(inputs[0], *args[1:], **kwargs)
-        if func in _KINDS and inputs:
-            kind = _KINDS[func]
-            if kind == "linear":
-                inputs = [self.padded.get(id(x), (x, None))[0] for x in inputs]
-            output = self.meet(kind, func, args, kwargs, inputs)
-            if kind in ("activation", "scalar", "sum") and _in_place(func, args, kwargs):
-                self._written(args[0], output)
-            return output
+        if not torch.is_grad_enabled():
+            return self._native(func, args, kwargs, inputs, "torch.no_grad() or a custom autograd.Function")
+        if not inputs:
+            return self._native(func, args, kwargs, inputs, "")
+        if (name := getattr(func, "__name__", "")) and func in known.ESCAPES and inputs[0].is_floating_point():
+            raise UnsupportedNetwork(f"{self.here()}: {name}() takes values out of torch, where no relevance can follow them")
+        args, kwargs = self._of_one_dtype(args, kwargs, inputs[0].dtype)
+        if func in REWRITTEN:
+            found = REWRITTEN[func](self.call, *args, **kwargs)
+            if known.in_place(func, args, kwargs):
+                self._written(args[0], found)
+            return found
+        if func in known.MATRIX_PRODUCTS and args[0].requires_grad and args[0].ndim > 1 and is_matrix(args[1]):
+            self._all_seen(func, args, kwargs)
+            weight = args[1].t()
+            self.tape.names.setdefault(id(weight), self.tape.names.get(id(args[1]), ""))
+            self.kept.append(weight)
+            return self.call(F.linear, args[0], weight)
+        if func is F.pad:
+            return self._pad(*args, **kwargs)
+        kind = self._kind(func, args, kwargs, inputs)
+        if kind is None:
+            return self._native(func, args, kwargs, inputs, f"{name}()")
+        self._all_seen(func, args, kwargs)
+        if kind in ("sum", "product"):
+            if len(inputs) == 1 and kind == "sum" and any(isinstance(a, int | float) and a == 0 for a in args):
+                return inputs[0]  # Python's sum() begins with 0
+            args, inputs = self._broadcast(args)
+        if kind == "linear":
+            inputs = [self.padded.get(id(x), (x, None))[0] for x in inputs]
+        output = self.meet(kind, func, args, kwargs, inputs)
+        self.kept.append(output)
+        self._source(self.tape.operations[self.met - 1], inputs, output)
+        self._tag(kind, func, args, inputs, output)
+        if known.in_place(func, args, kwargs) and isinstance(args[0], Tensor):
+            self._written(cast(Tensor, self._target), output)
+        return output
+
+    def _source(self, operation: Operation, inputs: list[Tensor], output: Tensor) -> None:
+        """Keep account of what a layer's output was made of; a batch norm that it took in is part of it."""
+        if operation.kind == "linear" and id(inputs[0]) in self.sources and len(inputs) == 2:
+            self.sources[id(output)] = self.sources[id(inputs[0])]
+        elif operation.kind in ("linear", "scale"):
+            self.sources[id(output)] = inputs[0]
+        elif operation.kind == "pass" and operation.layer is not None:
+            self.sources[id(output)] = self.sources[id(inputs[0])]
+
+    def call(self, func: Any, *args: Any, **kwargs: Any) -> Any:
+        """A call made in the course of another, seen as well."""
+        return self.__torch_function__(func, (), args, kwargs)
+
+    def _kind(self, func: Any, args: Any, kwargs: Any, inputs: list[Tensor]) -> str | None:
+        """What sort of operation a call is; None: a view, or nothing that is known."""
+        self._target = args[0]
+        two = [a for a in (*args[:2], kwargs.get("other")) if isinstance(a, Tensor) and a.requires_grad]
+        if func is F.linear or func in known.CONVOLUTIONS:
+            return "linear"
+        if func is F.batch_norm:
+            return "norm"
+        if func in known.ELEMENTWISE:
+            return "activation" if len(inputs) == 1 and inputs[0] is args[0] else None
+        if func in known.ADDITIONS or func in known.SUBTRACTIONS:
+            return "sum"
+        if func in known.PRODUCTS or (func in known.QUOTIENTS and two and two[0] is args[0]):
+            return "product" if kwargs.get("rounding_mode") is None else None
+        if func in known.MATRIX_PRODUCTS or func is torch.einsum:
+            return "mixing" if len(tensors(args, kwargs)) == 2 else None
+        if func in known.MAX_POOLING and not kwargs.get("return_indices"):
+            return "max"
+        if func in known.POOLING:
+            return None if func in known.MEANS and over_images(args, kwargs) else "pool"
+        constants = func in known.CONCATENATIONS and len(inputs) < len(tensors(args, kwargs))
+        return "selection" if func in known.SELECTIONS or constants else None
+
+    def _native(self, func: Any, args: Any, kwargs: Any, inputs: list[Tensor], through: str) -> Any:
+        """A call as torch makes it: views, and whatever no rule is known for, which may only have to do with gates."""
+        hiding = [self.hidden[id(t)] for t in tensors(args, kwargs) if id(t) in self.hidden]
+        masked = [t for t in tensors(args, kwargs) if id(t) in self.masks and t.dtype != torch.bool]
+        if func in known.ESCAPES and (hiding or masked):
+            raise UnsupportedNetwork(f"{self.here()}: {name_of(func)}() takes a value out of torch that depends on the input "
+                                     f"in a hidden way: {(hiding or ['through a mask or an index'])[0]}")  # fmt: skip
+        setting = func in (torch.Tensor.__setitem__, torch.Tensor.data.__set__)
+        writes = setting or known.in_place(func, args, kwargs)
+        if writes and (hiding or (inputs and (not torch.is_grad_enabled() or func == torch.Tensor.data.__set__))):
+            self._write(args[0], hiding[0] if hiding else through or "data")
+        if inputs and torch.is_grad_enabled():
+            self._all_seen(func, args, kwargs)
         # channels-last maps cannot always be viewed; the values are the same
-        found = _METHODS.reshape(*args, **kwargs) if func is _METHODS.view else func(*args, **kwargs)
-        if _depends(found):
-            if func not in _VIEWS:
-                raise UnsupportedNetwork(
-                    f"{self.here()}: no rule is known for {getattr(func, '__name__', func)}(); known are convolutions, dense "
-                    "layers, batch norms, elementwise activations, pooling, sums and concatenations of branches"
-                )
+        found = torch.Tensor.reshape(*args, **kwargs) if func is torch.Tensor.view and inputs else func(*args, **kwargs)
+        outputs = tensors((found,), {})
+        if outputs:
+            self.kept.append(found)
+        if setting and args[0].requires_grad:
+            self.unknown[args[0].grad_fn] = f"{self.here()}: no rule is known for values that are written into a tensor"
+        if not inputs and not hiding and not any(id(t) in self.masks for t in tensors(args, kwargs)):
+            return found
+        view = func in known.VIEWS
+        for output in outputs:
+            if output.requires_grad:
+                self.gates.pop(id(output), None)
+                if view:
+                    self._tag("view", func, args, inputs, output, tuple(kwargs[k] for k in _DIMS if k in kwargs))
+                elif func not in known.SHAPED:
+                    mixed = func in known.MEANS
+                    words = "a mean over images has no rule" if mixed else f"no rule is known for {name_of(func)}()"
+                    self.unknown[output.grad_fn] = f"{self.here()}: {words}"
+                    if func in known.BOUNDED:
+                        self.gates[id(output)] = known.BOUNDED[func]
+            elif func not in known.SHAPED:
+                if output.dtype == torch.bool or (not hiding and not (inputs and output.is_floating_point())):
+                    self.masks.add(id(output))
+                else:
+                    self.hidden[id(output)] = hiding[0] if hiding else through
+        if any(o.requires_grad for o in outputs):
             self.used(inputs)
         return found
+
+    def _write(self, x: Tensor, through: str) -> None:
+        """Something hidden is written into `x`: an error if a tensor of the trace shares its memory."""
+        place = x.untyped_storage().data_ptr()
+        if x.requires_grad or any(isinstance(t, Tensor) and t.requires_grad and t.untyped_storage().data_ptr() == place
+                                  for t in self.kept):  # fmt: skip
+            raise UnsupportedNetwork(f"{self.here()}: a tensor of the trace is written to in a way that is hidden ({through})")
+
+    def _all_seen(self, func: Any, args: Any, kwargs: Any) -> None:
+        """An error if a constant of a call depends on the input in a way that was not seen."""
+        for t in tensors(args, kwargs):
+            if not t.requires_grad and id(t) in self.hidden:
+                raise UnsupportedNetwork(f"{self.here()}: {name_of(func)}() gets a value that depends on the input "
+                                         f"unseen: {self.hidden[id(t)]}")  # fmt: skip
+            if not t.requires_grad and id(t) in self.masks and func in known.ADDITIONS | known.SUBTRACTIONS:
+                raise UnsupportedNetwork(f"{self.here()}: a mask made of the input is added to it, for which no rule is known")
+
+    def _tag(self, kind: str, func: Any, args: Any, inputs: list[Tensor], output: Tensor, dims: tuple[Any, ...] = ()) -> None:
+        """Keep account of which tensors are gates, and of which have another axis than the images' first."""
+        rank = min((self.gates.get(id(x), 0) for x in inputs), default=0)
+        if func in known.BOUNDED:
+            rank = known.BOUNDED[func]
+        elif func in known.ELEMENTWISE and func in known.named("clamp", "clip"):
+            rank = 1 if len(args) > 2 else 0
+        elif kind in ("activation", "mixing", "sum") and (kind != "sum" or len(inputs) > 1):
+            rank = 0
+        elif kind in ("linear", "norm"):
+            rank = rank if rank == 3 else 0  # attention weights that are mixed are attention weights
+        if rank:
+            self.gates[id(output)] = rank
+        axis = self.axes.get(id(inputs[0]), 0)
+        if kind == "view":
+            axis = axis_behind(func, (*args, *dims), axis, inputs[0], output)
+        elif axis:
+            self.tape.moved = True
+        if axis:
+            self.axes[id(output)] = axis
+
+    def _of_one_dtype(self, args: Any, kwargs: Any, dtype: torch.dtype) -> tuple[Any, dict[str, Any]]:
+        """Parameters and other constants in the dtype of what depends on the input."""
+
+        return self._cast(tuple(args), dtype), {k: self._cast(v, dtype) for k, v in kwargs.items()}
+
+    def _cast(self, value: Any, dtype: torch.dtype) -> Any:
+        if type(value) in (list, tuple):
+            return type(value)(self._cast(v, dtype) for v in value)
+        if not isinstance(value, Tensor) or value.requires_grad or not value.is_floating_point() or value.dtype == dtype:
+            return value
+        found = value.detach().to(dtype)
+        self.kept += [found, value]
+        for table in (self.tape.names, self.hidden):
+            if id(value) in table:
+                table[id(found)] = table[id(value)]
+        if id(value) in self.masks:
+            self.masks.add(id(found))
+        return found
+
+    def _broadcast(self, args: Any) -> tuple[Any, list[Tensor]]:
+        """Both operands of a sum or product, those that depend on the input in the shape of the result."""
+        shape = torch.broadcast_shapes(*(a.shape for a in args[:2] if isinstance(a, Tensor)))
+        wide = [
+            self.call(torch.Tensor.expand, a, shape) if isinstance(a, Tensor) and a.requires_grad and a.shape != shape else a
+            for a in args[:2]
+        ]
+        return (*wide, *args[2:]), dependent(wide, {})
 
     def _written(self, x: Tensor, output: Tensor) -> None:
         """Whatever reads `x` from now on gets `output`."""
@@ -82,18 +261,22 @@ class Mode(TorchFunctionMode, ABC):
                 value = self.written[id(value)]
                 if value is None:
                     raise UnsupportedNetwork(f"{self.here()}: a tensor is used of which a part was written over in place")
+            if value.requires_grad and value.is_leaf and value is not self.start:  # of a module that is not registered
+                constant = value.detach()
+                self.kept += [constant, value]
+                return constant
             return value
         return type(value)(map(self._now, value)) if type(value) in (list, tuple) else value
 
     def _pad(self, x: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Tensor:
-        if mode != "constant" or value:
-            raise UnsupportedNetwork(f"{self.here()}: padding with anything but zeros has no rule")
-        self.used([x])
-        output = F.pad(x, list(pad))
-        if len(pad) <= 4 and min(pad) >= 0 and x.ndim == 4:
+        if mode != "constant":
+            return cast(Tensor, self._native(F.pad, (x, list(pad), mode), {}, [x], "pad()"))
+        output = self.meet("selection", F.pad, (x, list(pad), mode, value or 0.0), {}, [x])
+        self._tag("view", F.pad, (), [x], output)
+        if not value and len(pad) <= 4 and min(pad) >= 0 and x.ndim == 4:
             left, right, top, bottom = [*pad, 0, 0][:4]
             self.padded[id(output)] = x, (left, right, top, bottom)
-            self.kept.append(output)
+        self.kept.append(output)
         return output
 
     def here(self) -> str:
@@ -107,219 +290,51 @@ class Replay(Mode):
 
     def __init__(self, tape: Tape, candidates: int) -> None:
         super().__init__(tape)
-        self.candidates, self.next = candidates, 0
+        self.candidates = candidates
 
     def meet(self, kind: str, function: Any, args: Any, kwargs: Any, inputs: list[Tensor]) -> Tensor:
-        if self.next == len(self.tape.operations):
+        if self.met == len(self.tape.operations):
             raise UnsupportedNetwork("the network's second pass differs from its first")
-        operation = self.tape.operations[self.next]
-        self.next += 1
+        operation = self.tape.operations[self.met]
+        self.met += 1
+        inputs = self.sources_of(operation, inputs)
         return cast(Tensor, Back.apply(self.tape, operation, self.candidates, *inputs))
 
     def end(self) -> None:
-        if self.next != len(self.tape.operations):
+        if self.met != len(self.tape.operations):
             raise UnsupportedNetwork("the network's second pass differs from its first")
 
 
-class Recorder(Mode):
-    """Computes each call, without a graph, and writes it down."""
-
-    def __init__(self, tape: Tape) -> None:
-        super().__init__(tape)
-        self.made: dict[int, Operation] = {}  # output of a layer that nothing has read so far -> the operation
-        self.taken: set[int] = set()  # outputs of layers that took in a batch norm
-
-    def meet(self, kind: str, function: Any, args: Any, kwargs: Any, inputs: list[Tensor]) -> Tensor:
-        if kind != "norm":
-            self.used(inputs)
-        with torch.no_grad():
-            operation = getattr(self, f"_{kind}")(function, args, kwargs, inputs)
-        self.tape.operations.append(operation)
-        output = cast(Tensor, Back.apply(self.tape, operation, 1, *inputs))
-        self.kept.append(output)
-        if kind == "linear":
-            self.made[id(output)] = operation
-        return output
-
-    def used(self, inputs: list[Tensor]) -> None:
-        for x in inputs:
-            self.made.pop(id(x), None)
-            if id(x) in self.taken:
-                raise UnsupportedNetwork(f"{self.here()}: the output of a layer is used beside its batch norm")
-
-    def _operation(self, kind: str, inputs: list[Tensor], output: Tensor, layer: Layer | None = None) -> Operation:
-        return Operation(kind, [x.detach() for x in inputs], output.detach(), self.tape.weighted - 1, layer)
-
-    def _linear(self, function: Any, args: Any, kwargs: Any, inputs: list[Tensor]) -> Operation:
-        bound = dict(zip(_ARGUMENTS[function], args, strict=False)) | kwargs
-        if len(inputs) > 1:
-            raise UnsupportedNetwork(f"{self.here()}: a layer whose weights depend on the input has no rule")
-        x, index = inputs[0].detach(), self.tape.weighted
-        if function is not F.linear and x.ndim != 4:
-            raise UnsupportedNetwork(f"{self.here()}: a convolution sees {tuple(x.shape)}; expected (N, C, H, W)")
-        layer = self.tape.layers.get(index)
-        if layer is None:
-            pad = self.padded.get(id(bound["input"]), (x, (0, 0, 0, 0)))[1]
-            layer = self.tape.layers[index] = self._layer(function, bound, x, pad)
-        self.tape.weighted += 1
-        if layer.fused:  # by an earlier recording; here its plain output is wanted
-            rest = {k: v for k, v in bound.items() if k not in ("input", "weight", "bias")}
-            bias = bound.get("bias")
-            bias = bias if bias is None else bias.to(x.dtype)
-            output = function(bound["input"].detach(), bound["weight"].to(x.dtype), bias, **rest)
-        else:
-            output = layer.forward(x)
-            output = output if layer.bias is None else output.add_(layer.bias_like(output))
-        return self._operation("linear", [x], output, layer)
-
-    def _layer(self, function: Any, bound: dict[str, Any], x: Tensor, pad: Padding) -> Weighted:
-        name = self.tape.names.get(id(bound["weight"]), f"call {self.tape.weighted}")
-        weight, bias = bound["weight"].detach().to(x.dtype), bound.get("bias")
-        bias = bias if bias is None else bias.detach().to(x.dtype)
-        if function is F.linear:
-            return Dense(weight, bias, name)
-        stride, dilation = pair(bound.get("stride", 1)), pair(bound.get("dilation", 1))
-        own = convolution_padding(bound.get("padding", 0), weight, dilation)
-        left, right, top, bottom = (a + b for a, b in zip(own, pad, strict=True))
-        weight = weight.contiguous(memory_format=torch.channels_last)
-        return Convolution(weight, bias, name, stride, (left, right, top, bottom), dilation, bound.get("groups", 1))
-
-    def _norm(self, function: Any, args: Any, kwargs: Any, inputs: list[Tensor]) -> Operation:
-        bound = dict(zip(_ARGUMENTS[function], args, strict=False)) | kwargs
-        x, mean = bound["input"], bound["running_mean"]
-        if bound.get("training") or mean is None:
-            raise UnsupportedNetwork(f"{self.here()}: a batch norm without running statistics mixes the images of a batch")
-        scale = (bound["running_var"].to(x.dtype) + bound.get("eps", 1e-5)).rsqrt()
-        if bound.get("weight") is not None:
-            scale = scale * bound["weight"].to(x.dtype)
-        shift = -mean.to(x.dtype) * scale
-        if bound.get("bias") is not None:
-            shift = shift + bound["bias"].to(x.dtype)
-        shape = (-1, *[1] * (x.ndim - 2))
-        output = torch.addcmul(shift.view(shape), x.detach(), scale.view(shape))
-        before = self.made.pop(id(x), None)
-        if before is None or (isinstance(before.layer, Dense) and x.ndim > 2):  # whose units are not the norm's
-            self.used(inputs)
-            return self._operation("scale", [x], output, Scaling(scale, shift, f"a norm {self.here()}"))
-        layer = cast(Weighted, before.layer)
-        if not layer.fused:
-            layer.fuse(scale, shift)
-        self.taken.add(id(x))
-        before.output = output
-        return self._operation("pass", [], output)
-
-    def _activation(self, function: Any, args: Any, kwargs: Any, inputs: list[Tensor]) -> Operation:
-        x = inputs[0].detach()
-        x = x.clone() if _in_place(function, args, kwargs) else x
-        return self._operation("pass", [], function(x, *args[1:], **kwargs))
-
-    def _scalar(self, function: Any, args: Any, kwargs: Any, inputs: list[Tensor]) -> Operation:
-        if len(inputs) != 1 or (function in _DIVISIONS and inputs[0] is not args[0]):
-            raise UnsupportedNetwork(f"{self.here()}: a product or quotient of two branches has no rule")
-        plain = [a.detach().clone() if isinstance(a, Tensor) else a for a in args]
-        return self._operation("pass", [], function(*plain, **kwargs))
-
-    def _sum(self, function: Any, args: Any, kwargs: Any, inputs: list[Tensor]) -> Operation:
-        if len(inputs) == 1 and any(isinstance(a, int | float) and a == 0 for a in args):  # where Python's sum() begins
-            return self._operation("pass", [], inputs[0])
-        if len(inputs) != 2 or kwargs.get("alpha", 1) != 1 or inputs[0].shape != inputs[1].shape:
-            raise UnsupportedNetwork(
-                f"{self.here()}: sums of two branches of one shape have a rule; a constant has none (normalise images before)"
-            )
-        return self._operation("sum", inputs, inputs[0].detach() + inputs[1].detach())
-
-    def _pool(self, function: Any, args: Any, kwargs: Any, inputs: list[Tensor]) -> Operation:
-        def pool(values: Tensor) -> Tensor:
-            return cast(Tensor, function(values, *args[1:], **kwargs))
-
-        output = pool(inputs[0].detach())
-        dims = kwargs.get("dim", args[1] if len(args) > 1 else None) if function in _MEANS else 1
-        dims = [dims] if isinstance(dims, int) else dims
-        if not dims or any(d in (0, -inputs[0].ndim) for d in dims):
-            raise UnsupportedNetwork(f"{self.here()}: a mean over images has no rule")
-        return self._operation("pool", inputs, output, Pooling(pool, f"pooling {self.here()}"))
-
-    def _max(self, function: Any, args: Any, kwargs: Any, inputs: list[Tensor]) -> Operation:
-        kwargs = {k: v for k, v in kwargs.items() if k != "return_indices"}
-        output, indices = _WITH_INDICES[function](inputs[0].detach(), *args[1:], **kwargs)
-        operation = self._operation("max", inputs, output, self._average(function, args, kwargs))
-        operation.indices = indices
-        return operation
-
-    def _average(self, function: Any, args: Any, kwargs: Any) -> Pooling:
-        """Average pooling over the windows of a max pooling."""
-        bound = dict(zip(_WINDOW, args[1:], strict=False)) | kwargs
-        name, here = f"max pooling {self.here()}", self.here()
-        if function is F.adaptive_max_pool2d:
-            size = kwargs.get("output_size", args[1] if len(args) > 1 else None)
-            return Pooling(lambda values: F.adaptive_avg_pool2d(values, size), name)
-
-        def pool(values: Tensor) -> Tensor:
-            if pair(bound.get("dilation", 1)) != (1, 1):
-                raise UnsupportedNetwork(f"{here}: max pooling with dilation has no average of the same windows")
-            options = {k: bound[k] for k in ("stride", "padding", "ceil_mode") if bound.get(k) is not None}
-            return F.avg_pool2d(values, bound["kernel_size"], **options)
-
-        return Pooling(pool, name)
-
-
-def _depends(value: Any) -> bool:
-    if isinstance(value, Tensor):
-        return value.requires_grad
-    return isinstance(value, list | tuple) and any(map(_depends, value))
-
-
-def _dependent(args: Any, kwargs: Any) -> list[Tensor]:
-    """Arguments that depend on the network's input, those in lists included."""
+def tensors(args: Any, kwargs: Any) -> list[Tensor]:
+    """All tensors among the arguments of a call, in lists, too."""
     found: list[Tensor] = []
     for value in (*args, *kwargs.values()):
         if isinstance(value, Tensor):
-            found += [value] if value.requires_grad else []
+            found.append(value)
         elif isinstance(value, list | tuple):
-            found += _dependent(value, {})
+            found += tensors(value, {})
     return found
 
 
-def _in_place(function: Any, args: Any, kwargs: Any) -> bool:
-    name = function.__name__
-    by_name = name.startswith("__i") or (name.endswith("_") and not name.endswith("__"))
-    return by_name or bool(kwargs.get("inplace")) or any(a is True for a in args[1:])
+def dependent(args: Any, kwargs: Any) -> list[Tensor]:
+    """Those that depend on the network's input."""
+    return [t for t in tensors(args, kwargs) if t.requires_grad]
 
 
-Padding = tuple[int, int, int, int]
-_METHODS = torch.Tensor
-_KINDS: dict[Any, str] = {
-    torch.conv2d: "linear", F.linear: "linear", F.batch_norm: "norm",
-    **dict.fromkeys((
-        F.relu, F.relu_, torch.relu, torch.relu_, _METHODS.relu, _METHODS.relu_, F.relu6, F.hardtanh, F.hardtanh_, F.leaky_relu,
-        F.leaky_relu_, F.elu, F.selu, F.celu, F.silu, F.gelu, F.mish, F.hardswish, F.hardsigmoid, F.softplus, torch.tanh,
-        _METHODS.tanh, F.tanh, torch.sigmoid, _METHODS.sigmoid, F.sigmoid, torch.clamp, _METHODS.clamp, _METHODS.clamp_,
-    ), "activation"),
-    **dict.fromkeys((
-        torch.mul, _METHODS.mul, _METHODS.mul_, _METHODS.__rmul__, torch.div, _METHODS.div, _METHODS.div_,
-    ), "scalar"),
-    **dict.fromkeys((torch.add, _METHODS.add, _METHODS.add_, _METHODS.__radd__), "sum"),
-    **dict.fromkeys((F.avg_pool2d, F.adaptive_avg_pool2d, torch.mean, _METHODS.mean), "pool"),
-    **dict.fromkeys((F.max_pool2d, torch.max_pool2d, F.adaptive_max_pool2d), "max"),
-}  # fmt: skip
-_DROPOUTS = {F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout}
-_DIVISIONS = {torch.div, _METHODS.div, _METHODS.div_}
-_MEANS = {torch.mean, _METHODS.mean}
-_WITH_INDICES: dict[Any, Any] = {
-    F.max_pool2d: F.max_pool2d_with_indices, torch.max_pool2d: F.max_pool2d_with_indices,
-    F.adaptive_max_pool2d: F.adaptive_max_pool2d_with_indices,
-}  # fmt: skip
-_WINDOW = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
-_ARGUMENTS = {
-    torch.conv2d: ("input", "weight", "bias", "stride", "padding", "dilation", "groups"),
-    F.linear: ("input", "weight", "bias"),
-    F.batch_norm: ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps"),
-}
-#: what moves values and changes none: its gradient carries relevance as it is
-_VIEWS = {
-    torch.flatten, torch.reshape, torch.permute, torch.transpose, torch.squeeze, torch.unsqueeze, torch.cat, torch.concat,
-    torch.concatenate, torch.stack, torch.chunk, torch.split, torch.narrow, torch.unbind, torch.unflatten, torch.clone,
-    _METHODS.flatten, _METHODS.reshape, _METHODS.permute, _METHODS.transpose, _METHODS.squeeze, _METHODS.unsqueeze,
-    _METHODS.chunk, _METHODS.split, _METHODS.narrow, _METHODS.unbind, _METHODS.unflatten, _METHODS.clone, _METHODS.view,
-    _METHODS.view_as, _METHODS.contiguous, _METHODS.to, _METHODS.__getitem__, _METHODS.expand, _METHODS.expand_as,
-}  # fmt: skip
+def is_matrix(value: Any) -> bool:
+    """Whether a factor is a constant matrix, as a dense layer has it."""
+    return isinstance(value, Tensor) and value.ndim == 2 and not value.requires_grad
+
+
+def over_images(args: Any, kwargs: Any) -> bool:
+    """Whether a mean or sum goes over the first axis."""
+    dims = kwargs.get("dim", args[1] if len(args) > 1 else None)
+    dims = [dims] if isinstance(dims, int) else dims
+    return not dims or any(d in (0, -args[0].ndim) for d in dims)
+
+
+def name_of(function: Any) -> str:
+    return str(getattr(function, "__name__", function))
+
+
+_DIMS = ("dim", "dims", "dim0", "dim1", "axis", "source", "destination")  #: arguments of views that name axes, in order

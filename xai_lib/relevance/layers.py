@@ -208,6 +208,51 @@ class Scaling(Weighted):
 
 
 @dataclass
+class Mapping(Weighted):
+    """Any function of an input and weights that is linear in both: other convolutions, products of matrices."""
+
+    function: Callable[[Tensor, Tensor], Tensor] = torch.matmul
+
+    def forward(self, x: Tensor, sign: Sign = 0) -> Tensor:
+        return self.function(x, self.of_sign(sign))
+
+    def back(self, g: Tensor, like: Tensor, sign: Sign = 0) -> Tensor:
+        return self._transposed(g, like, self.of_sign(sign))
+
+    def real_inputs(self, x: Tensor) -> Tensor:
+        return self.function(torch.ones_like(x), torch.ones_like(self.weight))[:1]
+
+    def spread(self, g: Tensor, like: Tensor) -> Tensor:
+        return self._transposed(g, like, torch.ones_like(self.weight))
+
+    def _transposed(self, g: Tensor, like: Tensor, weight: Tensor) -> Tensor:
+        with torch.enable_grad():
+            zero = torch.zeros_like(like).requires_grad_()
+            output = self.function(zero, weight)
+            return torch.stack([torch.autograd.grad(output, zero, each, retain_graph=True)[0] for each in g])
+
+
+@dataclass
+class Shift(Weighted):
+    """A constant that is added: `bias` in the shape of the output, or one that broadcasts to it."""
+
+    def forward(self, x: Tensor, sign: Sign = 0) -> Tensor:
+        return torch.zeros_like(x) if sign < 0 else x.clone()
+
+    def back(self, g: Tensor, like: Tensor, sign: Sign = 0) -> Tensor:
+        return torch.zeros_like(g) if sign < 0 else g.clone()
+
+    def real_inputs(self, x: Tensor) -> Tensor:
+        return x.new_ones(())
+
+    def spread(self, g: Tensor, like: Tensor) -> Tensor:
+        return g
+
+    def bias_like(self, z: Tensor) -> Tensor:
+        return z.new_zeros(()) if self.bias is None else self.bias
+
+
+@dataclass
 class Pooling(Layer):
     """Average pooling, or a mean over axes: a map with positive weights and no bias."""
 
@@ -225,6 +270,7 @@ class Pooling(Layer):
             zero = like.new_zeros(g.shape[0] * g.shape[1], *like.shape[1:]).requires_grad_()
             pooled = self.pool(zero)
             (found,) = torch.autograd.grad(pooled, zero, g.flatten(0, 1))
+        found = found.contiguous() if 0 in found.stride() else found  # a sum's gradient is expanded; ours is written to
         return found.unflatten(0, g.shape[:2])
 
     def real_inputs(self, x: Tensor) -> Tensor:
@@ -232,6 +278,35 @@ class Pooling(Layer):
 
     def spread(self, g: Tensor, like: Tensor) -> Tensor:
         return self.back(g, like)
+
+
+def added(one: Weighted, two: Weighted) -> Weighted | None:
+    """The sum of two layers that see the same, as one layer; None where there is none of the kind."""
+    if isinstance(one, Dense) and isinstance(two, Dense) and one.weight.shape == two.weight.shape:
+        return Dense(one.weight + two.weight, _sum(one.bias, two.bias), one.name)
+    if isinstance(two, Convolution) and isinstance(one, Scaling):
+        one, two = two, one
+    if not isinstance(one, Convolution):
+        return None
+    if isinstance(two, Scaling) and one.stride == (1, 1) and two.weight.ndim == 1:
+        each = len(two.weight) // one.groups  # channels a group
+        diagonal = torch.eye(each, dtype=two.weight.dtype, device=two.weight.device).repeat(one.groups, 1)
+        two = Convolution((diagonal * two.weight[:, None])[..., None, None], two.bias, two.name, groups=one.groups)
+    same = isinstance(two, Convolution) and (one.stride, one.groups) == (two.stride, two.groups)
+    if not isinstance(two, Convolution) or not same or one.weight.shape[:2] != two.weight.shape[:2]:
+        return None
+    if any(c.dilation != (1, 1) and c.weight.shape[2:] != (1, 1) for c in (one, two)):
+        return None
+    pad = tuple(max(a, b) for a, b in zip(one.pad, two.pad, strict=True))
+    wide = [F.pad(c.weight, [a - b for a, b in zip(pad, c.pad, strict=True)]) for c in (one, two)]
+    if wide[0].shape != wide[1].shape:
+        return None
+    weight = (wide[0] + wide[1]).contiguous(memory_format=torch.channels_last)
+    return Convolution(weight, _sum(one.bias, two.bias), one.name, one.stride, pad, groups=one.groups)  # type: ignore[arg-type]
+
+
+def _sum(one: Tensor | None, two: Tensor | None) -> Tensor | None:
+    return one if two is None else two if one is None else one + two
 
 
 def of_module(module: nn.Module) -> Layer:

@@ -158,7 +158,9 @@ class Norm(Rule):
 class AlphaBeta(Rule):
     """LRP-alpha-beta: R_i = sum_j (alpha z+_ij / z+_j - beta z-_ij / z-_j) R_j, beta = alpha - 1 >= 0; alpha = 1 is z+.
 
-    `bias="keep"` is zennit's rule. Pooling and sums: with `"spread"` the same rule on their positive and negative parts, else
+    `bias="keep"` is zennit's rule, but with alpha = 1 a unit to which nothing is added (no positive contribution, no positive
+    bias) hands its relevance to the negative ones, where zennit drops it: behind SiLU, hard-swish or no activation, z+ would
+    lose it. Pooling and sums: with `"spread"` the same rule on their positive and negative parts, else
     in proportion (Norm).
     """
 
@@ -178,8 +180,12 @@ class AlphaBeta(Rule):
             state["un"] = (negative.add_(b.clamp(max=0)).sub_(self.stabiliser)).reciprocal_()
         else:
             state |= by_sign(positive, negative, self.stabiliser, one_sided=self.bias == "spread")
-        if state["up"].isinf().any() or state["un"].isinf().any():  # only where the stabiliser is 0
-            state["up"], state["un"] = (torch.nan_to_num(state[k], posinf=0, neginf=0) for k in ("up", "un"))
+        most = 1 / least(z.dtype)
+        nothing, none_below = state["up"].abs() > most, state["un"].abs() > most
+        if bool((nothing | none_below).any()):  # only where the stabiliser is 0
+            state["up"], state["un"] = state["up"].masked_fill(nothing, 0), state["un"].masked_fill(none_below, 0)
+            if self.bias == "keep" and bool((nothing & ~none_below).any()):
+                state["un_instead"] = state["un"] * nothing
         return state
 
     def redistribute(self, layer: Layer, state: State, relevance: Tensor, value: Value) -> Tensor:
@@ -351,6 +357,11 @@ def reciprocal(z: Tensor, stabiliser: float) -> Tensor:
     return torch.where(z == 0, 0, (z + stabiliser * torch.where(z < 0, -1, 1)).reciprocal_())
 
 
+def least(dtype: torch.dtype) -> float:
+    """Sums of contributions up to this count as 0: relevance over them would grow beyond the numbers."""
+    return 1e-20 if dtype == torch.float32 else torch.finfo(dtype).tiny * 1e10
+
+
 def signs(x: Tensor) -> State:
     """The input, and its positive and negative parts where it has negative values."""
     if not bool((x < 0).any()):
@@ -374,8 +385,7 @@ def by_sign(positive: Tensor, negative: Tensor, stabiliser: float, one_sided: bo
     With `one_sided` those of units that have one sign alone are `up_alone` and `un_alone`, which nothing multiplies, and
     units that have none are marked in `none`.
     """
-    least = 1e-20 if positive.dtype == torch.float32 else torch.finfo(positive.dtype).tiny * 1e10
-    above, below = positive > least, negative < -least
+    above, below = positive > least(positive.dtype), negative < -least(positive.dtype)
     if not one_sided:
         return {
             "up": torch.where(above, (positive + stabiliser).reciprocal(), 0),
@@ -394,9 +404,12 @@ def shares(state: State, relevance: Tensor, value: Value) -> tuple[Tensor, Tenso
     above = (relevance * state["up"]).mul_(alpha)
     if "up_alone" in state:
         above += relevance * state["up_alone"]
-    if "un_alone" not in state and bool((torch.as_tensor(value) == 1).all()):
+    instead = "un_instead" in state and bool((torch.as_tensor(value) == 1).any())
+    if "un_alone" not in state and not instead and bool((torch.as_tensor(value) == 1).all()):
         return above, None
     below = (relevance * state["un"]).mul_(1 - alpha)
+    if instead:
+        below += relevance * state["un_instead"] * (torch.as_tensor(alpha) == 1)
     if "un_alone" in state:
         below += relevance * state["un_alone"]
     return above, below

@@ -1,0 +1,104 @@
+"""What a network's last layer means: logits of exclusive classes, their probabilities, or independent labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+Meaning = Literal["logits", "probabilities", "sigmoid"]
+Output = Meaning | Callable[[Any], Tensor] | None
+
+_ENDS = {"SoftmaxBackward0": "softmax", "SigmoidBackward0": "sigmoid"}
+_VIEWS = (
+    "View", "Reshape", "UnsafeView", "Squeeze", "Unsqueeze", "Select", "Slice", "Clone", "ToCopy", "Alias", "Transpose",
+    "Permute", "TBackward",
+)  # fmt: skip
+
+
+class Core(nn.Module):
+    """From normalised images to logits: a network, and how its answer is read."""
+
+    def __init__(self, network: nn.Module, read: Callable[[Any], Tensor]) -> None:
+        super().__init__()
+        self.network, self.read = network, read
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Logits `(N, classes)` of normalised images `(N, C, H, W)`."""
+        return self.read(self.network(inputs))
+
+
+def last_step(answer: Tensor) -> str:
+    """ "softmax" or "sigmoid" if that is what made `answer`, by its graph, views aside; else ""."""
+    node = answer.grad_fn
+    while node is not None and node.name().startswith(_VIEWS):
+        node = next((n for n, _ in node.next_functions if n is not None), None)
+    return _ENDS.get(node.name(), "") if node is not None else ""
+
+
+def look_like_probabilities(answer: Tensor) -> bool:
+    """Whether every row `(N, classes)` lies in 0..1 and sums to 1."""
+    rows = answer.detach().double()
+    sums = (rows.sum(1) - 1).abs()
+    return rows.shape[1] > 1 and bool((rows >= 0).all()) and bool((sums < 1e-3 * (1 + rows.shape[1] ** 0.5)).all())
+
+
+def log_of_probabilities(answer: Any) -> Tensor:
+    """Logits whose softmax are the given probabilities; 0 counts as the least number of the format."""
+    values = cast(Tensor, answer)
+    return values.clamp(min=torch.finfo(values.dtype).tiny).log()
+
+
+def logit_of_probabilities(answer: Any) -> Tensor:
+    """The inverse of the sigmoid, its ends as far out as the format allows."""
+    values = cast(Tensor, answer)
+    info = torch.finfo(values.dtype)
+    return values.clamp(info.tiny, 1 - info.eps).logit()
+
+
+class Labels:
+    """Logits of independent labels, whether the network ends in a sigmoid or before it."""
+
+    def __init__(self) -> None:
+        self.squashed: bool | None = None  #: values behind a sigmoid; None: not known yet
+
+    def __call__(self, answer: Any) -> Tensor:
+        if not isinstance(answer, Tensor):
+            return answer  # what it is instead is said where logits are checked
+        if answer.grad_fn is not None:
+            self.squashed = last_step(answer) == "sigmoid"
+        elif self.squashed is None:  # without a graph there is only what the values look like
+            self.squashed = bool((answer >= 0).all() and (answer <= 1).all())
+        return logit_of_probabilities(answer) if self.squashed else answer
+
+
+def log_odds(logits: Tensor, independent: bool) -> Tensor:
+    """The log-odds of every class, from logits `(N, classes)`.
+
+    Parameters
+    ----------
+    logits : Tensor
+        `(N, classes)`, of any floating format; half formats are widened to float32.
+    independent : bool
+        Labels that do not exclude each other: the logit is the log-odds. Otherwise
+        z_t - logsumexp(z of the others), which has the direction of the gradient of the softmax
+        probability and does not vanish where that rounds to 0 or 1.
+
+    Returns
+    -------
+    Tensor
+        `(N, classes)`, float32 or float64, differentiable.
+    """
+    z = logits if logits.dtype == torch.float64 else logits.float()
+    if independent:
+        return z
+    classes = z.shape[1]
+    if classes < 2:
+        raise ValueError("log-odds need two classes or independent labels")
+    # leave-one-out by sums from both sides: n log n would do, but no subtraction may cancel
+    before = torch.logcumsumexp(z, 1)[:, :-1]
+    after = torch.logcumsumexp(z.flip(1), 1).flip(1)[:, 1:]
+    inner = torch.logaddexp(before[:, :-1], after[:, 1:])
+    return z - torch.cat([after[:, :1], inner, before[:, -1:]], 1)
