@@ -22,13 +22,14 @@ def real() -> tuple[Classifier, Tensor]:
     return classifier, images.load("photos").select(["chelsea"]).batch(classifier.view)[0]
 
 
-def slow_groups(classifier: Classifier, image: Tensor, layer: nn.Module) -> dict[int, np.ndarray]:
+def slow_groups(classifier: Classifier, image: Tensor, layer: nn.Module, score: str) -> dict[int, np.ndarray]:
     """Algorithm 1 of one image by full automatic differentiation and loops: the first class's map of every group."""
     held: list[Tensor] = []
     handle = layer.register_forward_hook(lambda _m, _i, output: held.append(output))
     probabilities = classifier(image[None]).softmax(1)[0]
     handle.remove()
-    gradient = torch.autograd.grad(probabilities.max(), held[0])[0][0].detach().numpy()
+    p = probabilities.max()
+    gradient = torch.autograd.grad(p if score == "probability" else (p / (1 - p)).log(), held[0])[0][0].detach().numpy()
     maps = held[0][0].detach().numpy()
     found: dict[int, np.ndarray] = {}
     for k, unit in enumerate(maps):
@@ -41,12 +42,13 @@ def slow_groups(classifier: Classifier, image: Tensor, layer: nn.Module) -> dict
     return {p: np.maximum(e, 0) for p, e in sorted(found.items()) if (e > 0).any()}
 
 
-def test_groups_are_those_of_algorithm_1() -> None:
+@pytest.mark.parametrize("score", ["log_odds", "probability"])
+def test_groups_are_those_of_algorithm_1(score: str) -> None:
     classifier = tiny(3)
     for seed in range(3):
         image = picture(seed)
-        wanted = slow_groups(classifier, image, classifier.network[5])
-        found = advise.groups(classifier, image)
+        wanted = slow_groups(classifier, image, classifier.network[5], score)
+        found = advise.groups(classifier, image, settings=advise.Settings(score="" if score == "log_odds" else score))
         assert found.layer == "5" and found.peaks == list(wanted)
         for low, slow in zip(found.low[0], wanted.values(), strict=True):
             np.testing.assert_allclose(low, slow, rtol=1e-4, atol=1e-7)
