@@ -1,4 +1,4 @@
-"""README's table of what LRP conserves: its rows are what two small networks give."""
+"""The table of what LRP conserves: its rows are what two small networks give."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def readme(bench: ModuleType) -> dict[tuple[str, str, str], str]:
-    """The cells of README's first table, by rule, package and network."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8").partition(bench.BEGIN)[2].partition(bench.END)[0]
+    """The cells of the first table, by rule, package and network."""
+    text = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8").partition(bench.BEGIN)[2].partition(bench.END)[0]
     lines = [[c.strip() for c in line.split("|")[1:-1]] for line in text.strip().split("\n\n")[0].splitlines()]
     found: dict[tuple[str, str, str], str] = {}
     rule = ""
