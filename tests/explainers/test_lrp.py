@@ -284,3 +284,24 @@ def test_equal_functions_have_equal_maps_and_others_do_not() -> None:
     torch.testing.assert_close(found.maps, wanted)
     with pytest.raises(RelevanceError, match=r"logits \(2, 5\) and \(2, 10\); expected two networks with the same classes"):
         lrp.check_equivalence(silu, nn.Sequential(nn.Flatten(), nn.Linear(768, 10)).double(), COMPOSITES["epsilon"], X)
+
+
+@pytest.mark.parametrize("method", ["lrp", "lrp_composite", "rap", "evo_lrp"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_networks_of_other_precision(method: str, dtype: torch.dtype) -> None:
+    """Against the same weights in float64."""
+    low = classifiers.Classifier(big_eyed().to(dtype), view=View(24, 24))
+    high = classifiers.Classifier(big_eyed().to(dtype).double(), view=View(24, 24))
+    images = torch.stack([picture(s, 24) for s in range(2)])
+    explainer = explainers.get(method)
+    settings = explainer.settings_class(values=(2.0,)) if method == "evo_lrp" else None  # type: ignore[call-arg]
+    found, wanted = (explainer.explain(c, images, [1, 3], settings).maps.double() for c in (low, high))
+    tolerance = {torch.float16: 1e-2, torch.bfloat16: 5e-2, torch.float64: 1e-9}[dtype]
+    assert float((found - wanted).abs().max() / wanted.abs().max()) < tolerance
+
+
+def big_eyed() -> nn.Module:
+    layers = nn.Sequential(
+        nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(24, 4)
+    )
+    return randomised(layers, 3)

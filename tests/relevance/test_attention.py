@@ -340,10 +340,12 @@ TWINS: dict[str, tuple[Callable[[Any, Tensor], Tensor], Callable[[Any, Tensor], 
     "dense layer as a product": (
         lambda m, x: m[2](x), lambda m, x: x @ m[2].weight.T, [nn.Linear(D, D, bias=False)]),
     "dense layer as addmm": (
-        lambda m, x: F.linear(F.linear(x, m[2].weight), m[3].weight), lambda m, x: x.matmul(m[2].weight.t()).matmul(m[3].weight.mT),
+        lambda m, x: F.linear(F.linear(x, m[2].weight), m[3].weight),
+        lambda m, x: x.matmul(m[2].weight.t()).matmul(m[3].weight.mT),
         [nn.Linear(D, D, bias=False), nn.Linear(D, D, bias=False)]),
     "layer scale": (
-        lambda m, x: x + m[2](x), lambda m, x: x + m[3].weight * F.linear(x, m[2].weight / m[3].weight[:, None], m[2].bias / m[3].weight),
+        lambda m, x: x + m[2](x),
+        lambda m, x: x + m[3].weight * F.linear(x, m[2].weight / m[3].weight[:, None], m[2].bias / m[3].weight),
         [nn.Linear(D, D), nn.LayerNorm(D)]),
     "positions": (
         lambda m, x: m[2](x + torch.ones(16, D)), lambda m, x: m[2](torch.ones(16, D).double() + x), [nn.Linear(D, D)]),
@@ -354,21 +356,25 @@ TWINS: dict[str, tuple[Callable[[Any, Tensor], Tensor], Callable[[Any, Tensor], 
         lambda m, x: m[2](F.pad(x, (0, 0, 1, 0), value=1.0))[:, :2], [nn.Linear(D, D)]),
     "convolution of one dimension": (
         lambda m, x: m[2](x.transpose(1, 2)).transpose(1, 2),
-        lambda m, x: F.conv2d(x.transpose(1, 2)[:, :, None], m[2].weight[:, :, None], m[2].bias, padding=(0, 1))[:, :, 0].transpose(1, 2),
+        lambda m, x: F.conv2d(x.transpose(1, 2)[:, :, None], m[2].weight[:, :, None],
+        m[2].bias, padding=(0, 1))[:, :, 0].transpose(1, 2),
         [nn.Conv1d(D, D, 3, padding=1)]),
     "learned slope": (
         lambda m, x: F.prelu(m[2](x).transpose(1, 2), torch.full((D,), 0.25)).transpose(1, 2),
         lambda m, x: F.leaky_relu(m[2](x), 0.25), [nn.Linear(D, D)]),
     "mean as a sum": (lambda m, x: x.mean(1, keepdim=True), lambda m, x: x.sum(1, True) / 16, []),
     "broadcast sum": (
-        lambda m, x: x + m[2](x.mean(1, keepdim=True)), lambda m, x: x + m[2](x.mean(1, keepdim=True)).expand_as(x), [nn.Linear(D, D)]),
+        lambda m, x: x + m[2](x.mean(1, keepdim=True)),
+        lambda m, x: x + m[2](x.mean(1, keepdim=True)).expand_as(x), [nn.Linear(D, D)]),
     "weighted sum": (
-        lambda m, x: torch.add(m[2](x), m[3](x), alpha=2), lambda m, x: m[2](x) + 2 * m[3](x), [nn.Linear(D, D), nn.Linear(D, D)]),
+        lambda m, x: torch.add(m[2](x), m[3](x), alpha=2),
+        lambda m, x: m[2](x) + 2 * m[3](x), [nn.Linear(D, D), nn.Linear(D, D)]),
     "layers in parallel": (
         lambda m, x: m[2](x) + m[3](x),
         lambda m, x: F.linear(x, m[2].weight + m[3].weight, m[2].bias + m[3].bias), [nn.Linear(D, D), nn.Linear(D, D)]),
     "roll": (lambda m, x: x.roll(3, 1), lambda m, x: torch.cat([x[:, -3:], x[:, :-3]], 1), []),
-    "maximum over tokens": (lambda m, x: x.amax(1, keepdim=True), lambda m, x: F.max_pool1d(x.transpose(1, 2), 16).transpose(1, 2), []),
+    "maximum over tokens": (lambda m, x: x.amax(1, keepdim=True),
+        lambda m, x: F.max_pool1d(x.transpose(1, 2), 16).transpose(1, 2), []),
 }  # fmt: skip
 
 
