@@ -344,9 +344,15 @@ TWINS: dict[str, tuple[Callable[[Any, Tensor], Tensor], Callable[[Any, Tensor], 
         lambda m, x: x.matmul(m[2].weight.t()).matmul(m[3].weight.mT),
         [nn.Linear(D, D, bias=False), nn.Linear(D, D, bias=False)]),
     "layer scale": (
+        lambda m, x: x + m[2](x.relu()),
+        lambda m, x: x + m[3].weight * F.linear(x.relu(), m[2].weight / m[3].weight[:, None], m[2].bias / m[3].weight),
+        [nn.Linear(D, D), nn.LayerNorm(D)],
+    ),
+    "a layer added to what it sees": (
         lambda m, x: x + m[2](x),
-        lambda m, x: x + m[3].weight * F.linear(x, m[2].weight / m[3].weight[:, None], m[2].bias / m[3].weight),
-        [nn.Linear(D, D), nn.LayerNorm(D)]),
+        lambda m, x: F.linear(x, m[2].weight + torch.eye(D).double(), m[2].bias),
+        [nn.Linear(D, D)],
+    ),
     "positions": (
         lambda m, x: m[2](x + torch.ones(16, D)), lambda m, x: m[2](torch.ones(16, D).double() + x), [nn.Linear(D, D)]),
     "positions subtracted": (
