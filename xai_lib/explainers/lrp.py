@@ -275,9 +275,10 @@ def bounds(classifier: Classifier) -> tuple[Tensor, Tensor]:
     Returns
     -------
     low, high : Tensor
-        `(1, C, 1, 1)` each, one value a channel, in the network's dtype.
+        `(1, C, 1, 1)` each, one value a channel, in the dtype of `inputs_of`.
     """
-    return classifier.normalise(torch.zeros_like(classifier.mean)), classifier.normalise(torch.ones_like(classifier.mean))
+    ends = torch.zeros_like(classifier.mean), torch.ones_like(classifier.mean)
+    return inputs_of(classifier, ends[0]), inputs_of(classifier, ends[1])
 
 
 def _targets(targets: int | Sequence[int] | Tensor, inputs: Tensor) -> Tensor:
@@ -509,11 +510,21 @@ class Lrp(Explainer):
         return found, 2, details
 
 
+def inputs_of(classifier: Classifier, images: Tensor) -> Tensor:
+    """Normalised images, in which the relevance of a classifier is computed."""
+    return at_least_float32(classifier.normalise(images))
+
+
+def at_least_float32(inputs: Tensor) -> Tensor:
+    """Relevance of networks in half precision is computed in float32: quotients of small sums need the range."""
+    return inputs.float() if inputs.dtype in (torch.float16, torch.bfloat16) else inputs
+
+
 def explained(
     classifier: Classifier, image: Tensor, target: int, composite: Composite
 ) -> tuple[Tensor, dict[str, Any], Recording, Ledger]:
     """The map `(H, W)` of an image `(C, H, W)`, channels summed, what became of the logit, the pass, and the account."""
-    ledger, recording = Ledger(), Recording(classifier.core, classifier.normalise(image[None]))
+    ledger, recording = Ledger(), Recording(classifier.core, inputs_of(classifier, image[None]))
     start = start_of(recording, torch.tensor([target]))
     found = propagate(recording, composite, start[None], ledger=ledger)[0, 0].sum(0)
     details = {
