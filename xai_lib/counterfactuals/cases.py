@@ -33,10 +33,10 @@ def find_misclassified(classifier: Classifier, images: Tensor, labels: Sequence[
 
     Raises `GeneratorError` for other images, and for labels that are not one class of the classifier for each.
     """
+    checked(classifier, images)
     wanted = torch.as_tensor(labels)
     if wanted.ndim != 1 or len(wanted) != len(images):
-        raise GeneratorError(f"find_misclassified: {len(images)} images, but {wanted.numel()} labels")
-    checked(classifier, images)
+        raise GeneratorError(f"find_misclassified: {len(images)} pictures, but {wanted.numel()} labels")
     for label in sorted(set(wanted.tolist())):
         _check_class(classifier, "label", label)
     with left_as_it_was(classifier):
