@@ -83,15 +83,15 @@ def test_the_page_and_its_tables(leaky: Path, tmp_path: Path) -> None:
 
 
 def test_mirrored_copies_and_what_is_not_looked_for(tmp_path: Path) -> None:
-    plant(tmp_path, 6)
-    ImageOps.mirror(Image.open(tmp_path / "train/cat/cat00.png")).save(tmp_path / "test/cat/turned.jpg", quality=90)
-    ended = xai(tmp_path, "--out", tmp_path / "out")
+    folder = plant(tmp_path / "set", 6)
+    ImageOps.mirror(Image.open(folder / "train/cat/cat00.png")).save(folder / "test/cat/turned.jpg", quality=90)
+    ended = xai(folder, "--out", tmp_path / "out")
     assert ended.exit_code == 4 and "leak found: near copies" in ended.stdout
     assert "note: crops, added borders, negatives and copies turned by other angles are not looked for" in ended.stdout
     page = (tmp_path / "out/index.html").read_text(encoding="utf-8")
     assert ", mirrored, across splits" in page and "negatives and copies turned by other angles" in page
     assert set(pd.read_csv(tmp_path / "out/copies.csv")["turn"]) == {"mirrored"}
-    assert xai(tmp_path, "--upright").exit_code == 0
+    assert xai(folder, "--upright").exit_code == 0
 
 
 def test_what_cannot_be_looked_at(leaky: Path, tmp_path: Path) -> None:
