@@ -206,7 +206,7 @@ def _in(dtype: torch.dtype, tolerance: float) -> Subject:
 
 @entry("half", "float16 weights")
 def _half() -> Subject:
-    return _in(torch.float16, 0.03)
+    return _in(torch.float16, 0.04)
 
 
 @entry("bfloat16", "bfloat16 weights")

@@ -221,7 +221,7 @@ def integrated_gradients(e: Explained) -> None:
         return log_odds(logits, e.target, e.subject.link)
 
     start = torch.zeros_like(e.subject.image)
-    same(e.map, path_integral(e, start, score, e.settings.steps), "map", e.tolerance)
+    same(e.map, path_integral(e, start, score, e.settings.steps), "map", 2 * e.tolerance)
     with torch.no_grad():
         ends = e.inputs, e.subject.normalised(start[None].double())
         scores = [float(score(twin_of(e.subject)(end))) for end in ends]
@@ -294,7 +294,8 @@ def search(e: Explained) -> None:
         wanted = greedy(scores, len(kept), e.method == "greedy_deletion")
     else:
         wanted = float(np.quantile(scores, 0.9))
-    if reached < wanted - e.tolerance * (1 + abs(wanted)):
+    # a search ranks in bfloat16 where the processor does
+    if reached < wanted - max(0.02, e.tolerance) * float(np.ptp(scores)):
         raise Wrong(f"log-odds {reached:.3f} of what is kept, {wanted:.3f} by hand")
 
 

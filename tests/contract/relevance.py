@@ -97,16 +97,33 @@ def lrp(e: Explained) -> None:
     if e.subject.chain:
         rules = {"lrp": _epsilon_plus, "lrp_composite": _by_depth, "evo_lrp": _evolved}
         same(e.map, by_hand(e, rules[e.method](e)), "relevance", 2 * e.tolerance)
+    elif e.method == "evo_lrp":
+        _conserves(e)
     if e.method in ("lrp", "lrp_composite"):
         near(e.details["logit"], logit, "logit", e.tolerance)
         near(e.details["pixels"], float(e.map.sum()), "sum of the map", e.tolerance)
-    if e.method == "lrp" or not e.subject.chain:
-        kept = e.details.get("biases", 0.0)  # EVO-LRP with bias="spread": none
+    if e.method == "lrp" or (e.method == "lrp_composite" and not e.subject.chain):
+        kept = e.details["biases"]
         size = abs(logit) + 0.01 * float(e.map.abs().sum())
         if abs(float(e.map.sum()) + kept - logit) > 2 * e.tolerance * size:
             raise Wrong(f"pixels {float(e.map.sum()):.5g} and biases {kept:.5g} do not sum to the logit {logit:.5g}")
         if float(e.map.std()) == 0:
             raise Wrong("a constant map")
+
+
+def _conserves(e: Explained) -> None:
+    """The same rule with the parameter that was found conserves in float64, and gives the same map."""
+    from xai_lib.explainers import lrp as library
+
+    (alpha,) = e.details["values"]
+    ends = torch.zeros(1, e.subject.channels, 1, 1, dtype=torch.float64)
+    bounds = e.subject.normalised(ends), e.subject.normalised(ends + 1)
+    composite = library.alpha_beta(float(alpha), zbox=bounds, bias="spread")
+    account = library.check_conservation(twin_of(e.subject), composite, e.inputs, e.target)
+    if float(account.error.abs()) > 1e-6:
+        raise Wrong(f"{float(account.error):.2%} of the logit is lost in float64")
+    wanted = library.relevance(twin_of(e.subject), e.inputs, e.target, composite)[0].sum(0)
+    same(e.map, wanted, "relevance", 5 * e.tolerance)
 
 
 def _epsilon_plus(_e: Explained) -> Callable[[int, int, nn.Module], Split]:
