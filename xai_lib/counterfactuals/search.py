@@ -18,7 +18,7 @@ from tqdm import tqdm
 from xai_lib import explanation, generators
 from xai_lib.classifiers import Classifier
 from xai_lib.classifiers.fingerprint import contents_of
-from xai_lib.counterfactuals.cases import features, pooled_layer, resized
+from xai_lib.counterfactuals.cases import checked_vectors, features, pooled_layer, resized
 from xai_lib.counterfactuals.inversion import Inversion
 from xai_lib.errors import XaiError
 from xai_lib.explanation import left_as_it_was
@@ -152,6 +152,7 @@ def invert(
         )
     if not class_vectors:
         raise CounterfactualError("invert: no class vector was given; see class_vectors")
+    checked_vectors(generator, class_vectors)
     began = time.perf_counter()
     start = generators.noise(settings.noises, generator.z_dim, seed, settings.truncation).to(classifier.device)
     z = start.repeat(len(class_vectors), 1)
