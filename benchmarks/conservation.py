@@ -1,10 +1,14 @@
-"""What LRP keeps of the logit, by rule and network: ours, and zennit's and captum's as they come. The table of the README.
+"""What LRP keeps of the logit, by rule and network: ours, and zennit's and captum's as they come. The tables of the README.
 
-    python benchmarks/conservation.py              prints the tables, and one JSON object as the last line
-    python benchmarks/conservation.py README.md    renews them between that file's markers
+    python benchmarks/conservation.py                         prints the tables by rule, and one JSON object as the last line
+    python benchmarks/conservation.py benchmarks/README.md    renews them between that file's markers
+    python benchmarks/conservation.py --families benchmarks/README.md    the table of `FAMILIES` instead
 
 Error: |pixels + counted biases - logit| / |logit|, the larger of two images of 64 pixels, float64. Networks have random
 weights and batch norms that do something; efficientnet_lite0 comes with its own. One network lives at a time.
+
+`--families`: 68 convolutional networks and some transformers, one image each, by our default `epsilon_plus` and by
+`epsilon`, both with an epsilon of 1e-9 (that of the default, 1e-6, absorbs up to 1e-5 of the logit), beside autoLRP and LXT where they are installed (`pip install autolrp lxt`; neither is in the lock).
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import timm
 import torch
 import torchvision
 import zennit.composites
@@ -31,11 +36,38 @@ from zennit.torchvision import ResNetCanonizer
 
 from xai_lib import classifiers
 from xai_lib.explainers import lrp, rap
-from xai_lib.relevance import UnsupportedNetwork, ZBox
+from xai_lib.relevance import RelevanceError, UnsupportedNetwork, ZBox
 
 BEGIN, END = "<!-- conservation:begin -->", "<!-- conservation:end -->"
+OF_FAMILIES = ("<!-- conservation-families:begin -->", "<!-- conservation-families:end -->")
 NETWORKS = ("vgg16", "vgg19", "resnet18", "resnet50", "squeezenet1_1", "mobilenet_v2", "densenet121", "efficientnet_lite0")
 BOX = (-2.5, 2.5)  #: bounds of the pixels; the inputs lie within
+#: the 68 convolutional networks by family, `torchvision:` or of timm; `@`: the side of the image in place of 64
+FAMILIES: dict[str, tuple[str, ...]] = {
+    "VGG and AlexNet": ("torchvision:alexnet", "torchvision:vgg11", "torchvision:vgg16_bn"),
+    "ResNet": ("torchvision:resnet18", "torchvision:resnet50", "torchvision:resnext50_32x4d", "resnet26t", "resnet18d",
+               "resnetv2_50", "resnetv2_50x1_bit", "nf_resnet26", "tresnet_m", "res2net50_14w_8s"),
+    "with attention to channels": ("legacy_seresnet18", "seresnext26d_32x4d", "skresnet18", "resnest14d", "ecaresnet26t",
+                                   "gcresnext26ts"),
+    "SqueezeNet, ShuffleNet": ("torchvision:squeezenet1_0", "torchvision:squeezenet1_1", "torchvision:shufflenet_v2_x0_5"),
+    "Inception": ("torchvision:googlenet", "torchvision:inception_v3@96", "inception_v4@96", "inception_resnet_v2@96",
+                  "inception_next_atto"),
+    "Xception": ("legacy_xception", "xception41"),
+    "DenseNet and other graphs": ("torchvision:densenet121", "rdnet_tiny", "dla34", "dpn48b", "hrnet_w18_small",
+                                  "ese_vovnet19b_dw", "selecsls42", "hgnet_tiny", "hgnetv2_b0"),
+    "CSP, DarkNet": ("cspresnet50", "darknet53", "cspdarknet53", "cs3darknet_focus_s"),
+    "MobileNet": ("torchvision:mobilenet_v2", "torchvision:mobilenet_v3_small", "torchvision:mobilenet_v3_large",
+                  "tf_mobilenetv3_small_minimal_100", "mobilenetv4_conv_small", "lcnet_050", "hardcorenas_a"),
+    "MNASNet, FBNet, GhostNet": ("torchvision:mnasnet0_5", "semnasnet_075", "fbnetc_100", "ghostnet_050", "ghostnetv2_100",
+                                 "mixnet_s", "rexnet_100"),
+    "EfficientNet": ("torchvision:efficientnet_b0", "torchvision:efficientnet_v2_s", "tf_efficientnet_lite0", "tinynet_e"),
+    "RegNet, NFNet": ("torchvision:regnet_x_400mf", "torchvision:regnet_y_400mf", "nfnet_l0"),
+    "with branches in parallel": ("repvgg_a0", "mobileone_s0", "repghostnet_050"),
+    "ConvNeXt and after": ("torchvision:convnext_tiny", "convnextv2_atto"),
+    "transformers and mixtures (not among the 68)": (
+        "vit_tiny_patch16_224", "torchvision:vit_b_16@224", "torchvision:swin_t", "swin_tiny_patch4_window7_224@224",
+        "torchvision:swin_v2_t", "deit_tiny_patch16_224", "cait_xxs24_224", "mobilevit_xxs", "pvt_v2_b0", "poolformer_s12"),
+}  # fmt: skip
 SAME = 0.99  #: cosine similarity above which two maps are called the same
 Cell = float | str
 """An error, or in words why there is none."""
@@ -78,20 +110,46 @@ def network(name: str, seed: int = 0) -> nn.Module:
         return classifiers.load(name).network.double()
     with torch.device("meta"):
         made: nn.Module = getattr(torchvision.models, name)(weights=None)
-    made, rng = made.double().to_empty(device="cpu").eval(), torch.Generator().manual_seed(seed)
+    return randomised(made.double().to_empty(device="cpu").eval(), seed)
+
+
+def randomised(made: nn.Module, seed: int = 0) -> nn.Module:
+    """Random weights that keep the size of activations behind a ReLU; norms and biases that do something."""
+    rng = torch.Generator().manual_seed(seed)
     for module in made.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            assert module.running_mean is not None and module.running_var is not None
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None:
+            assert module.running_var is not None
             module.running_mean.normal_(0, 0.1, generator=rng)
             module.running_var.uniform_(0.5, 1.5, generator=rng)
+        if isinstance(module, nn.modules.batchnorm._BatchNorm | nn.LayerNorm | nn.GroupNorm) and module.bias is not None:
             module.weight.data.uniform_(0.5, 1.5, generator=rng)
             module.bias.data.normal_(0, 0.1, generator=rng)
         elif isinstance(module, nn.Conv2d | nn.Linear):
-            size = (6 / module.weight[0].numel()) ** 0.5  # keeps the size of activations behind a ReLU
+            size = (6 / module.weight[0].numel()) ** 0.5
             module.weight.data.uniform_(-size, size, generator=rng)
             if module.bias is not None:
                 module.bias.data.normal_(0, 0.05, generator=rng)
+    for name, parameter in made.named_parameters():
+        if name.rpartition(".")[2] in ("gamma", "gamma1", "gamma2", "layer_scale", "skipinit_gain"):  # near 0 untrained
+            parameter.data.uniform_(0.3, 1, generator=rng)
     return made
+
+
+def of_family(name: str) -> tuple[nn.Module, Tensor]:
+    """A network of `FAMILIES`, random, and an image for it."""
+    full, _, side = name.partition("@")
+    size = int(side or 64)
+    torch.manual_seed(0)
+    source, _, short = full.rpartition(":")
+    if source:
+        options: dict[str, Any] = {"init_weights": False} if short in ("googlenet", "inception_v3") else {}
+        made: nn.Module = getattr(torchvision.models, short)(weights=None, **options)
+    else:
+        try:
+            made = timm.create_model(short, num_classes=100, img_size=size)
+        except TypeError:  # takes images of any size
+            made = timm.create_model(short, num_classes=100)
+    return randomised(made.double().eval()), inputs(1, size)
 
 
 def inputs(n: int = 2, size: int = 64) -> Tensor:
@@ -175,8 +233,91 @@ def measured(name: str) -> dict[str, Any]:
     return found | {"captum": of_captum(model, x)}
 
 
+def error_of(found: lrp.Conservation) -> float:
+    return float(found.error.abs().max())
+
+
+def of_autolrp(model: nn.Module, x: Tensor, target: int) -> Cell:
+    """The error of autoLRP with its own default rules (epsilon in layers, proportional elsewhere); biases are not counted."""
+    try:
+        import autolrp
+    except ImportError:
+        return "absent"
+    try:
+        wrapped = autolrp.tensor(x.clone())
+        logits = model(wrapped)
+        logits[0, target].lrp()
+        found = wrapped.relevance.detach().as_subclass(Tensor)
+        return abs(float((found.sum() - logits[0, target].detach()) / logits[0, target].detach()))
+    except Exception as error:  # whatever it raises is what the table says
+        return type(error).__name__
+
+
+def of_lxt(model: nn.Module, x: Tensor, target: int) -> Cell:
+    """The error of LXT, which knows torchvision's vision transformers: input times gradient of the patched network."""
+    try:
+        from lxt.efficient import monkey_patch
+        from torchvision.models import vision_transformer
+    except ImportError:
+        return "absent"
+    if not isinstance(model, vision_transformer.VisionTransformer):
+        return "no rules"
+    try:
+        monkey_patch(vision_transformer, verbose=False)
+        x = x.clone().requires_grad_()
+        logit = model(x)[0, target]
+        logit.backward()
+        assert x.grad is not None
+        return abs(float(((x * x.grad).sum() - logit) / logit))
+    except Exception as error:
+        return type(error).__name__
+
+
+def of_hilrp(model: nn.Module, x: Tensor, target: int) -> Cell:
+    """HiLRP is named on the registry's lists, but nothing of it could be installed in November 2026."""
+    return "absent"
+
+
+def family_measured(name: str) -> dict[str, Cell]:
+    """The errors of a network of `FAMILIES` by what is compared, or why there is none."""
+    model, x = of_family(name)
+    found: dict[str, Cell] = {}
+    for rule, composite in {"epsilon_plus": lrp.epsilon_plus(epsilon=1e-9), "epsilon": lrp.epsilon(1e-9)}.items():
+        try:
+            found[rule] = error_of(lrp.check_conservation(model, composite, x))
+        except RelevanceError as error:
+            found[rule] = f"refused: {error}"
+    with torch.no_grad():
+        target = int(model(x).argmax())
+    for other, function in {"autoLRP": of_autolrp, "LXT": of_lxt, "HiLRP": of_hilrp}.items():
+        found[other] = function(model, x, target)
+    return found
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # The tables
+
+
+def family_table(found: dict[str, dict[str, Cell]]) -> str:
+    """The networks of `FAMILIES`, how many of the 68 conserve to 1e-6, and reasons."""
+    columns = ("epsilon_plus", "epsilon", "autoLRP", "LXT", "HiLRP")
+    lines = [f"| family | network | {' | '.join(columns)} |", "|---|---|" + "---|" * len(columns)]
+    notes, best = [], {c: 0 for c in columns}
+    for family, names in FAMILIES.items():
+        for i, name in enumerate(n for n in names if n in found):
+            cells = found[name]
+            for column in columns:
+                value = cells[column]
+                best[column] += not family.startswith("transformers") and not isinstance(value, str) and value <= 1e-6
+                if isinstance(value, str) and value.startswith("refused: "):
+                    notes.append(f"- {name}, {column}: {value}")
+            shown = [number("refused" if isinstance(v := cells[c], str) and v.startswith("refused") else v) for c in columns]
+            lines.append(f"| {family if i == 0 else ''} | {name} | {' | '.join(shown)} |")
+    many = sum(n in found for f, names in FAMILIES.items() for n in names if not f.startswith("transformers"))
+    counts = " | ".join(f"{best[c]} of {many}" for c in columns)
+    lines.insert(2, f"| | **error up to 1e-6** | {counts} |")
+    return "\n".join([*lines, *(["", *notes] if notes else [])])
+
 
 
 def number(value: Cell) -> str:
@@ -215,32 +356,44 @@ def tables(found: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def renew(text: str, table: str) -> str:
+def renew(text: str, table: str, marks: tuple[str, str] = (BEGIN, END)) -> str:
     """`text` with the tables between its markers."""
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
+    before, begin, rest = text.partition(marks[0])
+    _, end, after = rest.partition(marks[1])
     if not begin or not end:
-        raise SystemExit(f"expected the lines {BEGIN} and {END}, found {'only the first' if begin else 'neither'}")
-    return f"{before}{BEGIN}\n{table}\n{END}{after}"
+        raise SystemExit(f"expected the lines {marks[0]} and {marks[1]}, found {'only the first' if begin else 'neither'}")
+    return f"{before}{begin}\n{table}\n{end}{after}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="*", type=Path, help="renew the tables in these")
-    parser.add_argument("--networks", nargs="+", default=list(NETWORKS))
+    parser.add_argument("--networks", nargs="+", help="these alone (default: all of the table)")
+    parser.add_argument("--families", action="store_true", help="the table of networks by family")
+    parser.add_argument("--kept", type=Path, help="a JSON file to go on from, written after each network")
     chosen = parser.parse_args()
+    marks, table_of, measure, names = (BEGIN, END), tables, measured, NETWORKS
+    if chosen.families:
+        marks, table_of, measure = OF_FAMILIES, family_table, family_measured
+        names = tuple(n for family in FAMILIES.values() for n in family)
     for file in chosen.files:
-        renew(file.read_text(encoding="utf-8"), "")  # markers are there, before minutes are spent
+        renew(file.read_text(encoding="utf-8"), "", marks)  # markers are there, before minutes are spent
     torch.set_num_threads(1)  # many small layers: on a machine that is busy with something else, more threads wait
-    found = {}
-    for name in chosen.networks:
+    warnings.simplefilter("ignore")
+    kept = chosen.kept
+    found = json.loads(kept.read_text(encoding="utf-8")) if kept and kept.exists() else {}
+    for name in chosen.networks or names:
+        if name in found:
+            continue
         began = time.perf_counter()
-        found[name] = measured(name)
-        print(f"{name}: {time.perf_counter() - began:.0f} s", file=sys.stderr)
+        found[name] = measure(name)
+        print(f"{name}: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
+        if kept:
+            kept.write_text(json.dumps(found), encoding="utf-8")
         gc.collect()
-    table = tables(found)
+    table = table_of(found)
     for file in chosen.files:
-        file.write_text(renew(file.read_text(encoding="utf-8"), table), encoding="utf-8")
+        file.write_text(renew(file.read_text(encoding="utf-8"), table, marks), encoding="utf-8")
     if not chosen.files:
         print(table)
     print(json.dumps(found))

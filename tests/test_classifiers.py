@@ -33,11 +33,10 @@ def test_lite0_answers_as_measured_on_packaged_photographs(lite0: Classifier) ->
 
 @needs_data
 @pytest.mark.parametrize(("name", "right"), [
-    ("efficientnet_lite0", 165), ("efficientnet_lite1", 172), ("efficientnet_lite2", 172),
-    ("mobilenetv1_075", 167), ("squeezenet1_1", 111),
+    ("efficientnet_lite0", 165), ("mobilenetv1_075", 167), ("squeezenet1_1", 111),
 ])  # fmt: skip
 def test_real_networks_are_right_on_real_photographs(name: str, right: int) -> None:
-    """Of 200; 170, 177, 177, 172 and 116 were measured."""
+    """Of 200; 170, 172 and 116 were measured (efficientnet_lite1 and lite2: 177)."""
     if reason := classifiers.available([name])[name]:
         pytest.skip(reason)
     classifier = classifiers.load(name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
-from torchvision.models import alexnet, vit_b_16
+from torchvision.models import alexnet
 
 from tests.networks import picture, tiny
 from xai_lib import classifiers, images

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -133,3 +134,22 @@ assert counterfactuals.load_generator("critters").classes == 8
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((2, 8, 0, 0.0), "truncation: expected above 0 and at most 1, found 0.0"), ((2, 8, 0, 1.01), "truncation"),
+        ((2, 8, 0, float("nan")), "truncation"), ((2, 8, -1, 1.0), "seed: expected a whole number from 0, found -1"),
+        ((2, 8, None, 1.0), "seed: expected a whole number"), ((0, 8, 0, 1.0), "count"), ((2, 0, 0, 1.0), "z_dim"),
+    ],
+)  # fmt: skip
+def test_noise_that_cannot_be_drawn(arguments: tuple[Any, ...], message: str) -> None:
+    with pytest.raises(GeneratorError, match=message):
+        generators.noise(*arguments)
+
+
+def test_whole_numbers_are_no_class_vector(model: BigGAN) -> None:
+    z, classes = asked(2)
+    with pytest.raises(GeneratorError, match="expected z and class_vector as floats, found torch.float32 and torch.int64"):
+        generators.Generator(model)(z, classes.long())

@@ -189,7 +189,8 @@ def test_a_network_whose_rows_feel_each_other_runs_one_image_at_a_time() -> None
 def test_a_compiled_network_is_taken_as_it_was_written() -> None:
     network = Convolutional()
     classifier = classifier_of(torch.compile(network))  # type: ignore[arg-type]
-    torch.testing.assert_close(fast_network(classifier, FLOAT32).logits(classifier.normalise(IMAGES[:2])), direct(classifier, IMAGES[:2]))
+    found = fast_network(classifier, FLOAT32).logits(classifier.normalise(IMAGES[:2]))
+    torch.testing.assert_close(found, direct(classifier, IMAGES[:2]))
 
 
 @pytest.mark.parametrize("channels", [1, 2, 5])

@@ -6,7 +6,7 @@ Everything before the layer runs without a graph, so that the gradients cost onl
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -100,8 +100,8 @@ def feature_maps(
 
 
 NO_GRADIENTS = (
-    "its weights were made under torch.inference_mode, which gives no gradients; load the network outside of it, or take a method "
-    "that asks for probabilities alone, such as lime or elime"
+    "its weights were made under torch.inference_mode, which gives no gradients; load the network outside of it, or take a "
+    "method that asks for probabilities alone, such as lime or elime"
 )
 
 
@@ -128,8 +128,8 @@ def _check_gradients(classifier: Classifier, layer: str, gradients: list[Tensor]
         raise ExplanationError(f"{classifier.name}: the score's gradient at layer {layer!r} is NaN or infinite there")
     if classifier.squashed and any(not bool(g.any()) for g in gradients):
         raise ExplanationError(
-            f"{classifier.name}: a probability rounds to 0 or 1, and the gradient is lost in the network's own last layer; give the "
-            "network without its softmax or sigmoid"
+            f"{classifier.name}: a probability rounds to 0 or 1, and the gradient is lost in the network's own last layer; give "
+            "the network without its softmax or sigmoid"
         )
 
 

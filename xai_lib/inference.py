@@ -264,18 +264,6 @@ def _routes(network: nn.Module, probe: Tensor, formats: Sequence[torch.dtype]) -
 # Folding
 
 
-class Folded(nn.Module):
-    """What is left of a norm that was folded into the convolution before it: the activation that timm's norms hold."""
-
-    steps: list[nn.Module]
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`x`, behind the activation."""
-        for step in self.steps:
-            x = step(x)
-        return x
-
-
 @torch.no_grad()
 def fold_norms(network: nn.Module, probe: Tensor) -> int:
     """Fold, in place, the batch norms of `network` into the convolutions that feed them; how many there were.
@@ -287,9 +275,11 @@ def fold_norms(network: nn.Module, probe: Tensor) -> int:
         conv.weight, conv.bias = fuse_conv_bn_weights(
             conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
         )
-        steps = [m for m in (norm._modules.get("drop"), norm._modules.get("act")) if m is not None]
-        norm.__class__ = Folded
-        norm.steps = [m for m in steps if not isinstance(m, nn.Identity)]
+        # timm's norms hold an activation; the norm's own object becomes what is left of it
+        held = [norm._modules.get("drop"), norm._modules.get("act")]
+        steps = [m for m in held if m is not None and type(m) is not nn.Identity]
+        left = steps[0] if len(steps) == 1 else nn.Sequential(*steps)
+        norm.__class__, norm.__dict__ = type(left), left.__dict__
     return len(found)
 
 

@@ -8,7 +8,7 @@ residual block, which the shortcut passes by, is refused.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -16,6 +16,8 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 from xai_lib.classifiers import Classifier
 from xai_lib.classifiers.fingerprint import structure_of
@@ -136,6 +138,55 @@ def check_map(classifier: Classifier, values: Tensor) -> None:
             f"{classifier.name}: a probability rounds to 0 or 1, and the gradient is lost in the network's own last layer; give "
             "the network without its softmax or sigmoid"
         )
+
+
+def check_complete(classifier: Classifier, score: Callable[[Tensor], Tensor], point: Tensor, gap: float, change: float) -> None:
+    """Refuse attributions whose sum misses the change of the score because autograd does not see a part of the network.
+
+    Parameters
+    ----------
+    score
+        From a batch of inputs `(1, ...)` to scores `(1,)`.
+    point
+        Input `(1, ...)` at which the network is traced; only where `gap` is more than a fifth of `change`.
+    gap
+        Sum of the attributions minus the change of the score.
+    change
+        Of the score, from the baseline to the point.
+
+    Raises
+    ------
+    ExplanationError
+        Where a value that depends on the input loses its gradient (no_grad, detach, integers) and reaches the score.
+    """
+    if abs(gap) <= 0.2 * abs(change):
+        return
+    with torch.enable_grad(), _Lost() as seen:
+        result = score(point.detach().clone().requires_grad_())
+    if id(result) in seen.lost:
+        raise ExplanationError(
+            f"{classifier.name}: a part of the network runs without gradients (no_grad, detach, integers), and its influence "
+            f"is missing from the map: the sum of the map is off by {gap:.3g}, where the score changes by {change:.3g}; take a "
+            "method that asks for probabilities alone, such as lime or elime"
+        )
+
+
+class _Lost(TorchFunctionMode):
+    """Marks what depends on values that have lost their gradient; weights must not require any."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lost: dict[int, Tensor] = {}  # by identity, which the reference keeps unique
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        inputs = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        if any(t.requires_grad or id(t) in self.lost for t in inputs):
+            carried = any(id(t) in self.lost for t in inputs)
+            for t in tree_leaves(found):
+                if isinstance(t, Tensor) and t.dtype != torch.bool and (carried or not t.requires_grad):
+                    self.lost[id(t)] = t
+        return found
 
 
 _found: WeakKeyDictionary[Classifier, tuple[bytes, dict[tuple[Any, ...], Place]]] = WeakKeyDictionary()

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from tests.awkward import Convolutional, Tutorial, awkward, classifier_of
 from tests.counterfactuals import worlds
 from xai_lib import counterfactuals
 from xai_lib.classifiers import ClassifierError
@@ -154,6 +155,64 @@ def test_a_search_cut_off_ends_as_one_at_once(tmp_path: Path, monkeypatch: pytes
     file.write_bytes(b"PK")
     with pytest.raises(CounterfactualError, match="search.pt cannot be read"):
         search(checkpoint=file)
+
+
+def test_a_checkpoint_belongs_to_its_classifier_and_its_generator(tmp_path: Path) -> None:
+    file = tmp_path / "search.pt"
+    call: dict[str, Any] = {"settings": Settings(noises=1, updates=1, batch=1), "checkpoint": file, "progress": False}
+    counterfactuals.invert(GENERATOR, CLASSIFIER, PICTURE, VECTORS, **call)
+    again = counterfactuals.invert(worlds.generator(), worlds.classifier(), PICTURE, VECTORS, **call)
+    assert len(again.z) == 3, "equal ones may go on"
+    for generator, classifier in ((worlds.generator(1), CLASSIFIER), (GENERATOR, worlds.classifier(1))):
+        with pytest.raises(CounterfactualError, match="search.pt belongs to another search; remove it"):
+            counterfactuals.invert(generator, classifier, PICTURE, VECTORS, **call)
+    changed = worlds.classifier()
+    changed.network[0].weight.data.neg_()
+    with pytest.raises(CounterfactualError, match="search.pt belongs to another search; remove it"):
+        counterfactuals.invert(GENERATOR, changed, PICTURE, VECTORS, **call)
+
+
+class SharedRelu(Convolutional):
+    """One activation used twice; the layer of that name means its last run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.act = nn.ReLU()
+
+    def maps(self, x: Tensor) -> Tensor:
+        return self.act(self.norm2(self.conv2(self.act(self.norm1(self.conv1(x))))))
+
+
+@pytest.mark.parametrize("name", ["tutorial, view(-1)", "tutorial, view(size)", "plain", "keeps a tensor", "lock", "layout",
+                                  "weak reference", "tied weights", "pair used twice", "dictionary", "double", "shared"])
+def test_features_of_any_network_and_their_gradients(name: str) -> None:
+    """Against the plain pass of `features`, which computes with the untouched network."""
+    torch.manual_seed(0)
+    classifier = classifier_of(SharedRelu()) if name == "shared" else awkward(name)
+    layers = ["act"] if name == "shared" else [""] + ["conv1", "norm1"] * isinstance(classifier.network, Convolutional)
+    for layer in layers:
+        fast = searching.Features(classifier, layer, 4)
+        pictures = torch.cat([worlds.picture(s, 32) for s in range(4)]).requires_grad_()
+        answers = []
+        for found in (fast(pictures), counterfactuals.features(classifier, pictures, layer).flatten(1)):
+            answers.append((found, torch.autograd.grad(found.double().square().sum(), pictures)[0]))
+        for one, other in zip(*answers, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3 * float(other.detach().abs().max()))
+    assert not any(m._forward_hooks for m in classifier.modules())
+
+
+def test_a_layer_without_gradients_and_a_network_of_other_channels_are_refused() -> None:
+    class Blind(Convolutional):
+        def maps(self, x: Tensor) -> Tensor:
+            with torch.no_grad():
+                return super().maps(x)
+
+    vectors = {"wrong": torch.eye(3)[1:2]}
+    with pytest.raises(CounterfactualError, match="layer 'norm2' does not depend differentiably on the image"):
+        counterfactuals.invert(GENERATOR, classifier_of(Blind()), worlds.picture(size=32), vectors, settings=Settings(
+            noises=1, updates=1, batch=1, layer="norm2"), progress=False)  # fmt: skip
+    with pytest.raises(CounterfactualError, match=r"takes images of 1 channel\(s\), and the generator makes three"):
+        counterfactuals.invert(GENERATOR, classifier_of(Tutorial(True, 1), 1), worlds.picture(size=32)[:, :1], vectors)
 
 
 def test_it_survives_json_bit_by_bit() -> None:

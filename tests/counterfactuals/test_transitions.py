@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -10,6 +12,8 @@ from tests.counterfactuals import worlds
 from xai_lib import counterfactuals
 from xai_lib.classifiers import Classifier
 from xai_lib.counterfactuals import CounterfactualError, End, Inversion, Transition
+from xai_lib.counterfactuals.cases import checked_vectors
+from xai_lib.errors import XaiError
 from xai_lib.generators import GeneratorError
 from xai_lib.images import View
 from xai_lib.training import embedded
@@ -121,3 +125,65 @@ def test_crossings_by_hand(correct: list[float], wanted: list[float]) -> None:
     end = End(torch.zeros(8), torch.eye(3)[0], 0, "")
     found = Transition(GENERATOR, end, end, (0, 1), torch.stack([one, 1 - one, 0 * one], 1))
     assert found.crossings == pytest.approx(wanted)
+
+
+NAN = worlds.picture().clone()
+NAN[0, 1, 5, 5] = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (NAN, "found NaN or infinite values"), (worlds.picture() / 0, "found NaN or infinite values"),
+        (worlds.picture() * 255, "expected values in 0..1, found"), ((worlds.picture() * 255).byte(), "expected (floats|values) in 0..1"),
+        (worlds.picture()[:, :1], r"expected shape \(N, 3, H, W\)"), (worlds.picture()[0], "add the batch axis"),
+    ],
+)  # fmt: skip
+def test_images_that_no_cosine_means_anything_for(image: Tensor, message: str) -> None:
+    """At every door: features, softmax, the list of mistakes, and the search."""
+    vectors = {"correct": torch.eye(3)[:1]}
+    for ask in (
+        lambda: counterfactuals.features(CLASSIFIER, image),
+        lambda: counterfactuals.class_vectors(CLASSIFIER, image, 0, 1, GENERATOR),
+        lambda: counterfactuals.find_misclassified(CLASSIFIER, image, [0]),
+        lambda: counterfactuals.invert(GENERATOR, CLASSIFIER, image, vectors, progress=False),
+    ):
+        with pytest.raises(XaiError, match=message if image.ndim == 4 else "1, 3, H, W|batch axis"):
+            ask()
+
+
+@pytest.mark.parametrize("label", [3, 99, -1, 0.5, True])
+def test_classes_that_nobody_knows(label: Any) -> None:
+    for true, predicted in ((label, 1), (1, label)):
+        with pytest.raises(GeneratorError, match=r"(true|predicted): (class .* is not among the 3 of small|expected a whole number)"):
+            counterfactuals.class_vectors(CLASSIFIER, worlds.picture(), true, predicted, GENERATOR)
+    if not isinstance(label, float):
+        start = End(torch.zeros(8), torch.eye(3)[1], 0, "")
+        with pytest.raises(CounterfactualError, match="classes: "):
+            counterfactuals.transition(GENERATOR, CLASSIFIER, start, start, classes=(0, label), phases=3)
+    if label is not True:  # which torch takes for a 1
+        with pytest.raises(GeneratorError, match="label: "):
+            counterfactuals.find_misclassified(CLASSIFIER, worlds.picture(), [label])
+
+
+def test_ends_of_another_generator_and_odd_truncations() -> None:
+    start, other = End(torch.zeros(8), torch.eye(3)[1], 0, ""), End(torch.zeros(9), torch.eye(3)[1], 0, "")
+    with pytest.raises(GeneratorError, match=r"goal: expected z \(8,\) and class_vector \(3,\) of .*, found \(9,\) and \(3,\)"):
+        counterfactuals.transition(GENERATOR, CLASSIFIER, start, other, classes=(0, 1), phases=3)
+    for truncation in (0.0, -1.0, 1.5, float("nan")):
+        with pytest.raises(GeneratorError, match="truncation: expected above 0 and at most 1"):
+            counterfactuals.transition(GENERATOR, CLASSIFIER, start, start, classes=(0, 1), phases=3, truncation=truncation)
+
+
+@pytest.mark.parametrize(
+    ("vector", "message"),
+    [
+        (torch.eye(4)[:1], r"class vector 'own': expected \(1, 3\), found \(1, 4\)"),
+        (torch.eye(3), r"expected \(1, 3\), found \(3, 3\)"), (torch.full((1, 3), torch.nan), "found NaN or infinite values"),
+        (torch.eye(3)[:1].long(), "expected finite floats, found torch.int64"),
+    ],
+)  # fmt: skip
+def test_class_vectors_of_another_kind(vector: Tensor, message: str) -> None:
+    with pytest.raises(GeneratorError, match=message):
+        checked_vectors(GENERATOR, {"own": vector})
+    checked_vectors(GENERATOR, {"row": torch.eye(3)[:1], "flat": torch.ones(3) / 3})

@@ -22,9 +22,10 @@ from xai_lib.explanation import ExplanationError
 IMAGE = picture(0)
 WORKS: dict[str, Callable[[], Classifier]] = {
     name: lambda name=name: awkward(name)  # type: ignore[misc]
-    for name in ("tutorial, view(-1)", "tutorial, view(size)", "keeps a tensor", "lock", "dictionary", "half", "double", "DataParallel",
-                 "weight norm, old", "weak reference", "pair used twice")
+    for name in ("tutorial, view(-1)", "tutorial, view(size)", "keeps a tensor", "lock", "dictionary", "half", "double",
+                 "DataParallel", "weight norm, old", "weak reference", "pair used twice")
 } | {
+    "mask": lambda: classifier_of(Masked()),
     "one channel": lambda: classifier_of(Tutorial(True, 1), 1),
     "five channels": lambda: classifier_of(Tutorial(True, 5), 5),
     "one label": lambda: classifier_of(Columns(1), output="sigmoid"),
@@ -73,7 +74,8 @@ def test_the_default_background_of_one_channel_is_grey_and_of_five_is_asked_for(
     one, five = (seeded(lambda n=n: classifier_of(Tutorial(True, n), n)) for n in (1, 5))
     settings = Settings(samples=4, background=4)
     assert Shap().explain(one, image_for(one)[None], 0, settings).maps.shape == (1, 32, 32)
-    with pytest.raises(ExplanationError, match=r"the image has 5; give your own, .* Shap\(background\) with a tensor \(B, 5, H, W\)"):
+    words = r"the image has 5; give your own, .* Shap\(background\) with a tensor \(B, 5, H, W\)"
+    with pytest.raises(ExplanationError, match=words):
         Shap().explain(five, image_for(five)[None], 0, settings)
 
 
@@ -97,9 +99,27 @@ class Roots(Convolutional):
         return self.fc((x.relu() * 0).sqrt().mean((2, 3)).repeat(1, 3)[:, :8] + self.maps(x).mean((2, 3)))
 
 
+class HalfBlind(Convolutional):
+    """Two streams, one of them without gradients."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            other = super().forward(x)
+        return other * 3 + super().forward(x)
+
+
+class Masked(Convolutional):
+    """A ReLU written as a product with a mask, which has no gradient and needs none."""
+
+    def maps(self, x: Tensor) -> Tensor:
+        y = super().maps(x) - 0.2
+        return y * (y > 0)
+
+
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "no_grad": (Blind, "do not depend differentiably on the input"),
     "integers": (Integers, "do not depend differentiably on the input"),
+    "half of it": (HalfBlind, r"a part of the network runs without gradients .* sum of the map is off by"),
     "NaN": (Roots, "gradients of the score are NaN or infinite"),
 }
 

@@ -41,8 +41,9 @@ class Columns(nn.Module):
 
 CLASSIFIERS: dict[str, Callable[[], Classifier]] = {
     name: lambda name=name: awkward(name)  # type: ignore[misc]
-    for name in ("tutorial, view(-1)", "tutorial, view(size)", "keeps a tensor", "lock", "weak reference", "dictionary", "scripted",
-                 "quantised", "made under inference mode", "half", "bfloat16", "double", "DataParallel", "weight norm, old")
+    for name in ("tutorial, view(-1)", "tutorial, view(size)", "keeps a tensor", "lock", "weak reference", "dictionary",
+                 "scripted", "quantised", "made under inference mode", "half", "bfloat16", "double", "DataParallel",
+                 "weight norm, old")
 } | {
     "one channel": lambda: classifier_of(Tutorial(True, 1), 1),
     "five channels": lambda: classifier_of(Tutorial(True, 5), 5),

@@ -20,7 +20,8 @@ from xai_lib.metrics.faithfulness import drops, pixel_flipping, subsets, symmetr
 from xai_lib.metrics.map_properties import low_level
 from xai_lib.metrics.similarity import Reference
 
-NAMES = ["tutorial, view(-1)", "tutorial, view(size)", "keeps a tensor", "lock", "layout", "dictionary", "half", "double", "quantised"]
+NAMES = ["tutorial, view(-1)", "tutorial, view(size)", "keeps a tensor", "lock", "layout", "dictionary", "half", "double",
+         "quantised"]  # fmt: skip
 IMAGES = torch.stack([picture(s) for s in range(2)])
 TARGETS = torch.tensor([0, 3])
 

@@ -41,44 +41,16 @@ def written_in_part(x: Tensor) -> Tensor:
     return x
 
 
-def pad_of_ones(x: Tensor) -> Tensor:
-    return F.pad(x, (1, 1, 1, 1), value=1.0)
-
-
 NO_RULE = "Written, after layer 'm.0': no rule is known for "
 ENDED = "Written, after layer 'm.1': "
 CASES: dict[str, tuple[tuple[Callable[[Any, Tensor], Any], list[nn.Module]], str]] = {
-    "layer norm": (alone(nn.LayerNorm([4, 8, 8]).double()), NO_RULE + "layer_norm"),
-    "group norm": (alone(nn.GroupNorm(2, 4).double()), NO_RULE + "group_norm"),
-    "instance norm": (alone(F.instance_norm), NO_RULE + "instance_norm"),
     "softmax": ((lambda m, x: m[1](mean(m[0](x))).softmax(1), [conv(), END]), ENDED + "no rule is known for softmax"),
     "log softmax": ((lambda m, x: F.log_softmax(m[1](mean(m[0](x))), 1), [conv(), END]), ENDED + "no rule .* log_softmax"),
-    "product of matrices": (with_branch(torch.matmul), ENDED + "no rule is known for matmul"),
-    "product of branches": (with_branch(torch.mul), ENDED + "a product or quotient of two branches has no rule"),
-    "product in place": (with_branch(lambda a, b: a.mul_(b)), ENDED + "a product or quotient of two branches has no rule"),
-    "square": (alone(lambda a: a * a), "Written, after layer 'm.0': a product or quotient of two branches"),
-    "gate": (with_branch(lambda a, b: a * b.sigmoid()), ENDED + "a product or quotient of two branches"),
-    "quotient": (with_branch(torch.div), ENDED + "a product or quotient of two branches"),
-    "quotient of a number": (alone(lambda a: torch.div(torch.ones(1), a)), "after layer 'm.0': a product or quotient"),
-    "power": (alone(lambda a: a**2), NO_RULE),
-    "constant": (alone(lambda a: a + 1), "after layer 'm.0': sums of two branches of one shape have a rule; a constant has none"),
-    "constant in place": (alone(lambda a: a.add_(1.0)), "after layer 'm.0': sums of two branches of one shape have a rule"),
-    "map added": (alone(lambda a: torch.ones(4, 8, 8) + a), "after layer 'm.0': sums of two branches of one shape"),
-    "broadcast sum": (with_branch(lambda a, b: a + b.mean((2, 3), keepdim=True)), ENDED + "sums of two branches of one shape"),
-    "weighted sum": (with_branch(lambda a, b: torch.add(a, b, alpha=2)), ENDED + "sums of two branches of one shape"),
-    "difference": (with_branch(torch.sub), ENDED + "no rule is known for sub"),
-    "negation": (alone(torch.neg), NO_RULE + "neg"),
-    "normalisation inside": ((lambda m, x: m[1](mean(m[0](x - 0.5))), [conv(), END]),
-                             "Written, before any layer: no rule is known for sub"),
-    "transposed": (alone(nn.ConvTranspose2d(4, 4, 3, padding=1).double()), NO_RULE + "conv_transpose2d"),
-    "one dimension": (alone(lambda a: F.conv1d(a.flatten(2), torch.ones(4, 4, 1).double())[..., None]), NO_RULE + "conv1d"),
-    "interpolate": (alone(lambda a: F.interpolate(a, scale_factor=2.0)), NO_RULE + "interpolate"),
-    "reflection": (alone(lambda a: F.pad(a, (1, 1, 1, 1), mode="reflect")), "after layer 'm.0': padding with anything but zeros"),
-    "padding of ones": (alone(pad_of_ones), "after layer 'm.0': padding with anything but zeros has no rule"),
-    "learned slope": (alone(nn.PReLU().double()), NO_RULE + "prelu"),
-    "maximum over axes": (alone(lambda a: a.amax((2, 3), keepdim=True)), NO_RULE + "amax"),
-    "sum over axes": (alone(lambda a: a.sum(1, keepdim=True).expand(-1, 4, -1, -1)), NO_RULE + "sum"),
-    "where": (alone(lambda a: torch.where(a > 0, a, 0)), NO_RULE + "where"),
+    "quotient of a number": (alone(lambda a: torch.div(torch.ones(1), a)), NO_RULE + "div"),
+    "number to a power": (alone(lambda a: 2**a), NO_RULE + "__rpow__"),
+    "exponential": (alone(torch.exp), NO_RULE + "exp"),
+    "softmax as a sum": (with_branch(lambda a, b: a.softmax(1) + b), ENDED + "no rule is known for softmax"),
+    "max and its places": (alone(lambda a: a.max(1).values[:, None].expand(-1, 4, -1, -1)), NO_RULE + "max"),
     "pool with places": (alone(lambda a: F.max_pool2d(a, 2, return_indices=True)[0]), NO_RULE + "max_pool2d_with_indices"),
     "dropout that is on": (alone(lambda a: F.dropout(a, 0.5)), NO_RULE + "dropout"),
     "part written over": (alone(written_in_part), "after layer 'm.0': a tensor is used of which a part was written over"),
@@ -88,10 +60,11 @@ CASES: dict[str, tuple[tuple[Callable[[Any, Tensor], Any], list[nn.Module]], str
                           "after layer 'm.0': a batch norm without running statistics mixes the images of a batch"),
     "norm in training": (alone(lambda a: F.batch_norm(a, torch.zeros(4), torch.ones(4), training=True)),
                          "after layer 'm.0': a batch norm without running statistics"),
-    "beside the norm": ((lambda m, x: m[2](mean(m[1](a := m[0](x)) + a)), [conv(), nn.BatchNorm2d(4), END]),
-                        "after layer 'm.0': the output of a layer is used beside its batch norm"),
     "weights of the input": ((lambda m, x: F.linear(m[0](x).flatten(1), x.flatten(1)), [conv(3, 3)]),
                              "after layer 'm.0': a layer whose weights depend on the input"),
+    "kernel of the input": (with_branch(lambda a, b: F.conv2d(a, b[:1].expand(4, -1, -1, -1))), ENDED + "a layer whose weights"),
+    "attention alone": ((lambda m, x: m[1](mean(torch.sigmoid(m[0](x)) * torch.ones(4, 8, 8).double() * x.abs().amax().exp())), [conv(), END]),
+                        "no rule is known for exp"),
     "no layers": ((lambda m, x: mean(x), []), "Written has no convolution or dense layer"),
     "maps as output": ((lambda m, x: m[0](x), [conv()]), r"expected logits \(N, classes\), found \(2, 4, 8, 8\)"),
     "two outputs": ((lambda m, x: [m[0](x)], [conv()]), "the network's output is no tensor that depends on its input"),
@@ -118,6 +91,11 @@ def test_what_a_norm_follows_may_be_used_before_it_but_is_then_a_layer_of_its_ow
     with torch.no_grad():
         torch.testing.assert_close(recording.logits, network(X))
     parts = conv(), nn.BatchNorm2d(4), END
+    after = small(lambda m, x: m[2](mean(m[1](a := m[0](x)).relu() + a)), *parts)
+    apart = small(lambda m, x: m[2](mean(m[1](m[0](x) * 1.0).relu() + m[0](x))), *parts)
+    for composite in (lrp.epsilon(), lrp.alpha_beta(2.0, bias="ignore")):
+        found = lrp.check_equivalence(after, apart, composite, X)
+        assert found.logits < 1e-12 and float(found.maps.max()) < 1e-9
     one = small(lambda m, x: m[2](mean(m[1](F.pad(a := m[0](x), (1, 1, 1, 1)))) + mean(m[1](a))), *parts)
     two = small(lambda m, x: m[2](mean(m[1](F.pad(m[0](x), (1, 1, 1, 1)))) + mean(m[1](m[0](x) * 1.0))), *parts)
     for composite in (lrp.epsilon(), lrp.alpha_beta(2.0, bias="ignore")):
@@ -196,8 +174,44 @@ def test_parameters_and_starts_of_another_number() -> None:
             lrp.propagate(recording, composite, wrong)
 
 
-def test_a_first_layer_that_does_not_see_the_pixels_has_no_rule_of_its_own() -> None:
-    network = small(lambda m, x: m[1](mean(m[0](F.max_pool2d(x, 2)))), conv(), END)
-    with pytest.raises(RelevanceError, match=r"the first layer of Written sees \(2, 3, 4, 4\), not the inputs \(2, 3, 8, 8\)"):
-        lrp.relevance(network, X, 0, lrp.alpha_beta(2.0, zbox=(-5.0, 5.0)))
-    assert lrp.relevance(network, X, 0, lrp.alpha_beta(2.0)).shape == X.shape
+#: what once was refused: each conserves, whatever is asked for
+SUPPORTED: dict[str, tuple[Callable[[Any, Tensor], Any], list[nn.Module]]] = {
+    "layer norm": alone(nn.LayerNorm([4, 8, 8]).double()),
+    "group norm": alone(nn.GroupNorm(2, 4).double()),
+    "instance norm": alone(F.instance_norm),
+    "product of matrices": with_branch(torch.matmul),
+    "product of branches": with_branch(torch.mul),
+    "product in place": with_branch(lambda a, b: a.mul_(b)),
+    "square": alone(lambda a: a * a),
+    "gate": with_branch(lambda a, b: a * b.sigmoid()),
+    "quotient": with_branch(torch.div),
+    "power": alone(lambda a: a**2),
+    "constant": alone(lambda a: a + 1),
+    "constant in place": alone(lambda a: a.add_(1.0)),
+    "map added": alone(lambda a: torch.ones(4, 8, 8) + a),
+    "broadcast sum": with_branch(lambda a, b: a + b.mean((2, 3), keepdim=True)),
+    "weighted sum": with_branch(lambda a, b: torch.add(a, b, alpha=2)),
+    "difference": with_branch(torch.sub),
+    "negation": alone(torch.neg),
+    "normalisation inside": (lambda m, x: m[1](mean(m[0](x - 0.5))), [conv(), END]),
+    "transposed": alone(nn.ConvTranspose2d(4, 4, 3, padding=1).double()),
+    "one dimension": alone(lambda a: F.conv1d(a.flatten(2), torch.eye(4)[..., None].double())[..., None]),
+    "interpolate": alone(lambda a: F.interpolate(a, scale_factor=2.0)),
+    "reflection": alone(lambda a: F.pad(a, (1, 1, 1, 1), mode="reflect")),
+    "padding of ones": alone(lambda a: F.pad(a, (1, 1, 1, 1), value=1.0)),
+    "learned slope": alone(nn.PReLU().double()),
+    "maximum over axes": alone(lambda a: a.amax((2, 3), keepdim=True)),
+    "sum over axes": alone(lambda a: a.sum(1, keepdim=True).expand(-1, 4, -1, -1)),
+    "where": alone(lambda a: torch.where(a > 0, a, 0)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SUPPORTED)
+def test_what_has_a_rule_conserves(name: str) -> None:
+    function, parts = SUPPORTED[name]
+    network = small(function, *parts)
+    with torch.no_grad():
+        torch.testing.assert_close(Recording(network, X).logits, network(X))
+    for composite in (lrp.epsilon(1e-12), lrp.epsilon_plus(epsilon=1e-12)):
+        found = lrp.check_conservation(network, composite, X)
+        assert float(found.error.abs().max()) < 1e-7, composite

@@ -29,9 +29,9 @@ WAIT = (
     "while not Path('go').exists() and time.monotonic() < deadline:\n    time.sleep(0.02)"
 )
 NOISE = {
-    "a hundred megabytes": "for i in range(2_000_000):\n    print(f'{i:049d}')",
+    "fifty megabytes": "for i in range(1_000_000):\n    print(f'{i:049d}')",
     "one line of fifty megabytes": "print('x' * 50_000_000)",
-    "a million updates": "import sys\nfor i in range(1_000_000):\n    sys.stderr.write(f'\\r{i} of 1000000')",
+    "many updates": "import sys\nfor i in range(300_000):\n    sys.stderr.write(f'\\r{i} of 300000')",
     "a picture of fifty megabytes": "from IPython.display import display, HTML\ndisplay(HTML('x' * 50_000_000))",
 }
 
@@ -56,15 +56,15 @@ def test_chatty_cells_fill_neither_memory_nor_notebook(compendium: Compendium) -
     peak = largest_memory(running)
     _, error = running.communicate()
     assert running.returncode == 0, error
-    assert 50e6 < peak < 1e9
+    assert 50e6 < peak < 6e8, peak
     path = compendium.path("default", "01_chatty", "01_chatty.ipynb")
     assert path.stat().st_size < 2e6
     cells = [cell for cell in nbformat.read(path, as_version=4).cells if "parameters" not in str(cell.metadata.tags)]
     many, long, updates, large = ("".join(o.get("text", "") for o in cell.outputs) for cell in cells)
-    assert many.startswith(f"{0:049d}\n") and many.endswith(f"{1_999_999:049d}\n")
+    assert many.startswith(f"{0:049d}\n") and many.endswith(f"{999_999:049d}\n")
     assert re.search(r"\[\.\.\. [\d,]+ characters left out \.\.\.\]", many)
     assert "characters left out" in long
-    assert updates == "999999 of 1000000"
+    assert updates == "299999 of 300000"
     assert large == "[an output of 50 MB is left out: at most 20 MB are kept]\n"
 
 
@@ -125,7 +125,7 @@ def test_a_file_in_the_place_of_a_folder_is_named(compendium: Compendium, in_the
 
 def test_of_two_runs_at_once_one_says_who_holds_it(compendium: Compendium) -> None:
     compendium.write("01_slow", "@n = 1", WAIT)
-    for _ in range(8):
+    for _ in range(3):
         for name in ("kernel", "go"):
             (compendium.root / name).unlink(missing_ok=True)
         both = [compendium.start("run", "--force") for _ in range(2)]
@@ -223,14 +223,14 @@ def look():
     return {"memory": me.memory_info().rss, "children": len(me.children(recursive=True)), "files": me.num_fds()}
 plan = Path(sys.argv[1])
 found = []
-for i in range(20):
+for i in range(10):
     assert worker.main([str(plan), "01_a", "1"]) == 0
     found.append(look())
 print(json.dumps(found))
 """
 
 
-def test_twenty_runs_in_one_process_leave_nothing(compendium: Compendium, tmp_path: Path) -> None:
+def test_ten_runs_in_one_process_leave_nothing(compendium: Compendium, tmp_path: Path) -> None:
     compendium.write("01_a", "@n = 1", ">n")
     assert compendium.xai("run").returncode == 0
     plan = json.loads(compendium.path(".state", "default", "plan.json").read_text())
@@ -245,7 +245,7 @@ def test_twenty_runs_in_one_process_leave_nothing(compendium: Compendium, tmp_pa
     assert ended.returncode == 0, ended.stderr
     found = json.loads(ended.stdout.splitlines()[-1])
     assert found[-1]["children"] == 0 and found[-1]["files"] <= found[2]["files"] + 2
-    assert found[-1]["memory"] - found[2]["memory"] < 50e6
+    assert found[-1]["memory"] - found[2]["memory"] < 25e6
     assert not list(short.glob("*"))
     short.rmdir()
 

@@ -113,7 +113,8 @@ class Classifier(nn.Module):
         self._normalisation = tuple(map(float, mean)), tuple(map(float, std))
         if len(mean) != len(std) or not len(mean) or min(std) <= 0:
             raise ClassifierError(
-                f"{self.name}: mean and std: expected one value for each channel, std above 0; found {tuple(mean)} and {tuple(std)}"
+                f"{self.name}: mean and std: expected one value for each channel, std above 0; found {tuple(mean)} and "
+                f"{tuple(std)}"
             )
         for kept, values in zip(("mean", "std"), self._normalisation, strict=True):
             self.register_buffer(kept, torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1), persistent=False)

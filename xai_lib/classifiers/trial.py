@@ -128,8 +128,8 @@ def _check_meaning(classifier: Classifier, alone: Tensor, together: Tensor) -> N
         step = last_step(alone)
         if step == "softmax" or (not step and look_like_probabilities(torch.cat([alone, together]))):
             raise ClassifierError(
-                f"{classifier.name}: its outputs are probabilities (in 0..1, rows sum to 1); a second softmax would falsify them. "
-                'Take off the last softmax, or say Classifier(..., output="probabilities"); output="logits" takes them as logits'
+                f"{classifier.name}: its outputs are probabilities (in 0..1, rows sum to 1); a second softmax would falsify "
+                'them. Take off the last softmax, or say Classifier(..., output="probabilities"); output="logits" takes them as logits'
             )
         if step == "sigmoid":
             raise ClassifierError(
@@ -176,8 +176,8 @@ _MESSAGES = (
     (
         r"(input type|bias type|same dtype|expected scalar type|mixed dtype|type promotion|found dtype|must have same dtype"
         r"|to have the same dtype|not implemented for '(Half|BFloat16)')",
-        "mixes number formats: its first weights are {dtype}, and something in it is of another format, or has no kernel for this "
-        "one; convert all of it, network.float() for instance",
+        "mixes number formats: its first weights are {dtype}, and something in it is of another format, or has no kernel for "
+        "this one; convert all of it, network.float() for instance",
     ),
     (
         r"same device|on device|device type",
@@ -188,7 +188,7 @@ _MESSAGES = (
         r"|doesn't match model|wrong image (height|width)|must match the size of tensor|sizes of tensors must match"
         r"|more than 1 (value|spatial)|input size|not divisible|divisible by|shape mismatch|calculated (padded )?input"
         r"|must be divisible|cannot be multiplied|inconsistent tensor size|should be (greater|larger)|too small",
-        "cannot take images of {height} x {width}; say for which size it is made with view=View(size, resize), and give images of that "
-        "size (its view is {view})",
+        "cannot take images of {height} x {width}; say for which size it is made with view=View(size, resize), and give images "
+        "of that size (its view is {view})",
     ),
 )

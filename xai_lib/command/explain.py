@@ -185,13 +185,14 @@ def _framework(classifier: Classifier, methods: list[str], seed: int) -> Framewo
 
 def _adjust(framework: Framework, samples: int | None, layer: str | None, remarks: list[str]) -> None:
     """Set samples and layer of the methods that have such a setting. Raises `ExplainError` where none has a layer."""
+    settings: dict[str, Any] = framework.settings  # of each method its own kind
     sampling, looking = (
-        [m for m, own in framework.settings.items() if name in {f.name for f in fields(own)}] for name in ("samples", "layer")
+        [m for m, own in settings.items() if name in {f.name for f in fields(own)}] for name in ("samples", "layer")
     )
     if samples is not None and not sampling:
         remarks.append(f"--samples {samples} has no effect: none of the methods takes samples")
     for method in sampling if samples is not None else {"shap"} & set(sampling):
-        framework.settings[method] = replace(framework.settings[method], samples=samples or SHAP_SAMPLES)
+        settings[method] = replace(settings[method], samples=samples or SHAP_SAMPLES)
     if layer is None:
         return
     if not looking:
@@ -199,7 +200,7 @@ def _adjust(framework: Framework, samples: int | None, layer: str | None, remark
     if not (layer in SHAP_PLACES and looking == ["shap"]):
         framework.classifier.layer(layer)  # an unknown one is an error with the nearest names
     for method in looking:
-        framework.settings[method] = replace(framework.settings[method], layer=layer)
+        settings[method] = replace(settings[method], layer=layer)
 
 
 def find_class(classifier: Classifier, wanted: str) -> int:

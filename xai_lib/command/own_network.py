@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import importlib.util
 import sys
+import sysconfig
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from xai_lib.errors import XaiError, nearest
 if TYPE_CHECKING:
     from xai_lib.classifiers import Classifier
 
-EXAMPLE = """return Classifier(network, mean=(0.5,), std=(0.25,), view=View(28, 28), class_names=[...])"""
+EXAMPLE = "return Classifier(network, mean=..., std=..., view=View(side, side), class_names=[...])"
 
 
 class NetworkError(XaiError):
@@ -132,12 +133,13 @@ def _classifier(found: Any, name: str, network: str, remarks: list[str]) -> Clas
 
 
 def _raised(error: BaseException, doing: str, network: str) -> NetworkError:
-    """The last line of the traceback, and the last place in it that is not in an installed package."""
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename != __file__ and "importlib" not in f.filename]
+    """The last line of the traceback, and the last place in it that is neither Python's own nor in an installed package."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename != __file__]
     if isinstance(error, SyntaxError) and error.filename:
         where = f"{error.filename}:{error.lineno}"
     else:
-        own = [f for f in frames if "site-packages" not in f.filename] or frames
+        foreign = ("<frozen", sysconfig.get_path("stdlib"), sysconfig.get_path("platlib"))
+        own = [f for f in frames if not f.filename.startswith(foreign)]
         where = f"{own[-1].filename}:{own[-1].lineno}" if own else ""
     said = traceback.format_exception_only(error)[-1].strip()
     return NetworkError(f"--network {network}: {doing} raised {said}" + (f" ({where})" if where else ""))

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xai_lib import explainers
-from xai_lib.classifiers import Classifier
+from xai_lib.classifiers import Classifier, ClassifierError
+from xai_lib.classifiers.layers import named_maps
 from xai_lib.errors import whole
 from xai_lib.explanation import Explainer, ExplanationError, checked_images, left_as_it_was
 from xai_lib.generators import Generator, GeneratorError
@@ -32,10 +33,10 @@ def find_misclassified(classifier: Classifier, images: Tensor, labels: Sequence[
 
     Raises `GeneratorError` for other images, and for labels that are not one class of the classifier for each.
     """
+    checked(classifier, images)
     wanted = torch.as_tensor(labels)
     if wanted.ndim != 1 or len(wanted) != len(images):
-        raise GeneratorError(f"find_misclassified: {len(images)} images, but {wanted.numel()} labels")
-    checked(classifier, images)
+        raise GeneratorError(f"find_misclassified: {len(images)} pictures, but {wanted.numel()} labels")
     for label in sorted(set(wanted.tolist())):
         _check_class(classifier, "label", label)
     with left_as_it_was(classifier):
@@ -101,10 +102,16 @@ def pooled_layer(classifier: Classifier) -> str:
     """The layer whose features Eq. 1 compares: the last max pooling of the convolutions, 7x7x512 on VGG-19 (paper).
 
     On a network whose last max pooling stands near its input (ResNet) or that has none: `feature_layer`, the last features before
-    the dense part (our choice).
+    the dense part, or where that is a function and no module the last module that gives maps (our choice).
     """
     names = [name for name, module in classifier.network.named_modules() if isinstance(module, nn.MaxPool2d)]
-    return names[-1] if len(names) > 1 else classifier.feature_layer
+    last = names[-1] if len(names) > 1 else classifier.feature_layer
+    if last in dict(classifier.network.named_modules()):
+        return last
+    maps = [name for name, _ in named_maps(classifier, (classifier.view.size,) * 2) if "#" not in name]
+    if not maps:
+        raise ClassifierError(f"{classifier.name}: no module gives feature maps that could be compared; name one with layer=")
+    return maps[-1]
 
 
 def features(classifier: Classifier, images: Tensor, layer: str = "") -> Tensor:

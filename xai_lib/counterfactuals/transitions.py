@@ -93,7 +93,8 @@ def transition(
     Paper: 1000 phases. Raises `CounterfactualError` for fewer than 2, batches below 1 and classes that the classifier does not
     know, and `GeneratorError` for ends of another generator and other truncations than above 0 and at most 1.
     """
-    whole("phases", phases, 2, CounterfactualError)
+    if phases < 2:
+        raise CounterfactualError(f"phases: at least 2, found {phases}")
     whole("batch", batch, 1, CounterfactualError)
     for label in classes:
         whole("classes", label, 0, CounterfactualError)

@@ -178,8 +178,8 @@ def _varying_layer(classifier: Classifier, image: Tensor) -> str:
     name = before_last_convolution(classifier, size)
     if not name:
         raise ExplanationError(
-            f"{classifier.name}: at {last!r} gradients are constant over space, and no layer feeds the last convolution; name one "
-            "with layer="
+            f"{classifier.name}: at {last!r} gradients are constant over space, and no layer feeds the last convolution; name "
+            "one with layer="
         )
     return name
 

@@ -87,7 +87,7 @@ class Evaluation:
         channels, height, width = self.inputs.shape[1:]
         self.indices = torch.stack([faithfulness.subsets((channels, height, width), runs, subset, rng=r) for r in self._rng])
         with left_as_it_was(classifier):
-            self.drops = faithfulness.drops(lrp.core(classifier), self.inputs, self.targets, self.indices.to(classifier.device))
+            self.drops = faithfulness.drops(classifier.core, self.inputs, self.targets, self.indices.to(classifier.device))
         self._noise = [r.spawn(1)[0] for r in self._rng]
         self._noisy: dict[int, Tensor] = {}
         self.bound = bound
@@ -151,7 +151,7 @@ class Evaluation:
         if (image, copy) in self._kept:
             return self._kept[image, copy]
         with left_as_it_was(self.classifier):
-            recording = Recording(lrp.core(self.classifier), self.noisy(image, copy), self._last)
+            recording = Recording(self.classifier.core, self.noisy(image, copy), self._last)
         self._last = self._last or recording
         return recording
 
@@ -381,6 +381,6 @@ class EvoLrp(Explainer):
             calls += settings.runs + 1 + copies * (1 + len(found.history))
             values = found.values
         rule = composite(classifier, settings.rule, values, settings.groups if len(values) > 1 else "all", settings.bias)
-        recording = Recording(lrp.core(classifier), classifier.normalise(image[None]))
+        recording = Recording(classifier.core, classifier.normalise(image[None]))
         saliency = lrp.propagate(recording, rule, lrp.start_of(recording, wanted)[None])[0, 0].sum(0)
         return saliency, calls, {"values": values, "tuned_here": not settings.values, "calls": calls}

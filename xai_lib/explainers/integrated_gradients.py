@@ -17,7 +17,7 @@ from xai_lib import explanation
 from xai_lib.classifiers import Classifier
 from xai_lib.explanation import Explainer, ExplanationError
 from xai_lib.feature_maps import Score, check_score, score_of
-from xai_lib.layer_inputs import check_map, gradients_in_words
+from xai_lib.layer_inputs import check_complete, check_map, gradients_in_words
 
 Baseline = Literal["black", "mean", "white"]
 """Where the way begins: a picture all black, all in the image's own mean colour, or all white."""
@@ -84,6 +84,7 @@ class IntegratedGradients(Explainer):
         check_map(classifier, saliency)
         calls = 2 * settings.steps + 2
         completeness = float(saliency.sum(dtype=torch.float64)) - (high - low)
+        check_complete(classifier, score, image[None], completeness, high - low)
         return saliency, calls, {
             "completeness": completeness, "score": high, "baseline_score": low, "logit": logit, "baseline_logit": start_logit,
             "calls": calls,

@@ -509,16 +509,11 @@ class Lrp(Explainer):
         return found, 2, details
 
 
-def core(classifier: Classifier) -> nn.Module:
-    """What gives logits `(N, classes)` for normalised images."""
-    return getattr(classifier, "core", classifier.network)
-
-
 def explained(
     classifier: Classifier, image: Tensor, target: int, composite: Composite
 ) -> tuple[Tensor, dict[str, Any], Recording, Ledger]:
     """The map `(H, W)` of an image `(C, H, W)`, channels summed, what became of the logit, the pass, and the account."""
-    ledger, recording = Ledger(), Recording(core(classifier), classifier.normalise(image[None]))
+    ledger, recording = Ledger(), Recording(classifier.core, classifier.normalise(image[None]))
     start = start_of(recording, torch.tensor([target]))
     found = propagate(recording, composite, start[None], ledger=ledger)[0, 0].sum(0)
     details = {

@@ -30,7 +30,7 @@ from xai_lib.classifiers import Classifier
 from xai_lib.errors import XaiError
 from xai_lib.explanation import Explainer, ExplanationError, checked_images
 from xai_lib.images import View, load
-from xai_lib.layer_inputs import LayerInput, check_map, find, gradients_in_words
+from xai_lib.layer_inputs import LayerInput, check_complete, check_map, find, gradients_in_words
 
 Backend = Literal["ours", "shap"]
 
@@ -233,11 +233,10 @@ class Shap(Explainer):
         compute = _ours if settings.backend == "ours" else _theirs
         with gradients_in_words(classifier):
             found, calls = compute(LayerInput(classifier, place.name), image, target, background, settings, rng)
-        low = found.values.sum(0)
+        low, change = found.values.sum(0), found.score - found.expected
         check_map(classifier, low)
         area = low.numel() / (size[0] * size[1])
         saliency = interpolate(low[None, None].float(), size, mode="bilinear", align_corners=False)[0, 0] * area
-        change = found.score - found.expected
         return saliency, calls, {
             "layer": place.name, "shape": place.shape, "reason": place.reason, "logit": found.score,
             "expected": found.expected, "sum": change + found.gap, "gap": found.gap,
@@ -277,7 +276,9 @@ def _ours(
 
     sums = _sums(score, point[0], activations, indices, alphas, settings.batch)
     expected = float(np.mean([scores[i] for i in indices.tolist()]))
-    return ExpectedGradients(sums, float(logits[0, target]), expected), 1 + len(scores) + 2 * settings.samples
+    found = ExpectedGradients(sums, float(logits[0, target]), expected)
+    check_complete(inputs.classifier, score, point, found.gap, found.score - expected)
+    return found, 1 + len(scores) + 2 * settings.samples
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -10,11 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from xai_lib import explainers
-from xai_lib.classifiers import Classifier, ClassifierError
+from xai_lib.classifiers import Classifier, ClassifierError, layers
 from xai_lib.errors import XaiError
 from xai_lib.explanation import Settings
 from xai_lib.explorer.jobs import Job
@@ -149,32 +148,20 @@ class Study:
         return self._copies[network]
 
 
-@torch.no_grad()
 def stages(classifier: Classifier) -> tuple[str, ...]:
-    """Dotted names of the layers that give the last maps `(N, C, h, w)` of each resolution above 1x1, deepest first.
+    """Names of the layers that give the last maps of each resolution above 1x1, deepest first.
 
     Our choice of layers worth a look; outer modules, such as whole blocks, go before their parts. Found by a trial run;
     empty for a network without such maps.
     """
-    found: dict[torch.Size, str] = {}
-
-    def note(name: str) -> Any:
-        def hook(_module: Any, _inputs: Any, output: Any) -> None:
-            if isinstance(output, Tensor) and output.ndim == 4 and output.shape[2:].numel() > 1:
-                size = output.shape[2:]
-                if name.count(".") <= found.get(size, name).count("."):
-                    found[size] = name
-
-        return hook
-
-    hooks = [module.register_forward_hook(note(name)) for name, module in classifier.network.named_modules() if name]
+    size = (classifier.view.size, classifier.view.size)
+    found: dict[tuple[int, int], str] = {}
     try:
-        classifier(torch.zeros(1, 3, classifier.view.size, classifier.view.size, device=classifier.device))
+        for name, extent in layers.named_maps(classifier, size):
+            if name.count(".") <= found.get(extent, name).count("."):
+                found[extent] = name
         last = [classifier.feature_layer]
     except ClassifierError:
         last = []
-    finally:
-        for hook in hooks:
-            hook.remove()
-    by_size = sorted(found, key=lambda size: size.numel())
-    return tuple(dict.fromkeys([*last, *(found[size] for size in by_size)]))
+    by_size = sorted(found, key=lambda extent: extent[0] * extent[1])
+    return tuple(dict.fromkeys([*last, *(found[extent] for extent in by_size)]))

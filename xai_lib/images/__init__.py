@@ -78,7 +78,7 @@ class View:
                 "(N, channels, H, W) in 0..1 yourself and pass them to the explainers in Python"
             )
         cropped = self._cropped(pixels)
-        return _tensor(cropped if channels == 3 else np.asarray(Image.fromarray(cropped).convert("L"))[..., None])
+        return _tensor(cropped if channels == 3 else np.array(Image.fromarray(cropped).convert("L"))[..., None])
 
     def apply_mask(self, mask: np.ndarray) -> Tensor:
         """`(H, W)` bool to `(size, size)` bool, by the same geometry: true where at least half of a pixel is."""

@@ -13,8 +13,8 @@ def axis_behind(function: Any, args: Any, axis: int, x: Tensor, output: Tensor) 
     An axis that is split keeps the images in front, one that is merged behind them likewise: parts of an image follow
     each other.
     """
-    if axis < 0:
-        return axis
+    if axis < 0 or x.ndim == 0:
+        return -1
     name = getattr(function, "__name__", "")
     if name == "__get__":
         name = "t" if output.shape == x.shape[::-1] else "mT"

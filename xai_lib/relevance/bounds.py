@@ -25,7 +25,7 @@ WAY_OUT = (
 )
 
 
-class Reached(Exception):  # noqa: N818  # no error: the end of a pass
+class Reached(Exception):  # no error: the end of a pass
     """The first layer, and what it sees."""
 
     def __init__(self, x: Tensor) -> None:
@@ -88,8 +88,10 @@ def _like(recording: Recording, value: Value) -> Tensor:
 
 
 def _reaching(recording: Recording, value: Value) -> Tensor:
+    blank = Blank(recording.network, {})
+    blank.apart = recording.apart
     try:
-        recording.run(_like(recording, value).clone(), Until(Blank(recording.network, {})))
+        recording.run(_like(recording, value).clone(), Until(blank))
     except Reached as end:
         return end.x
     raise RelevanceError(f"{type(recording.network).__name__}: another pass does not reach the first layer: {WAY_OUT}")

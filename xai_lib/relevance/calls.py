@@ -49,7 +49,13 @@ class Mode(TorchFunctionMode, ABC):
 
     def sources_of(self, operation: Operation, inputs: list[Tensor]) -> list[Tensor]:
         """What an operation's node stands behind: its inputs, or of layers added up what all of them see."""
-        return [self.sources[id(inputs[0])]] if operation.kind == "linear" and len(inputs) == 2 else inputs
+        return [cast(Tensor, self._common(inputs))] if operation.kind == "linear" and len(inputs) == 2 else inputs
+
+    def _common(self, inputs: list[Tensor]) -> Tensor | None:
+        """What two layers that are added up both see, or what is added to its own layer."""
+        one, two = inputs
+        below, other = self.sources.get(id(one)), self.sources.get(id(two))
+        return below if below is not None and (below is other or below is two) else other if other is one else None
 
     def used(self, inputs: list[Tensor]) -> None:
         """Called for whatever reads a tensor that depends on the network's input."""
@@ -105,8 +111,8 @@ class Mode(TorchFunctionMode, ABC):
 
     def _source(self, operation: Operation, inputs: list[Tensor], output: Tensor) -> None:
         """Keep account of what a layer's output was made of; a batch norm that it took in is part of it."""
-        if operation.kind == "linear" and id(inputs[0]) in self.sources and len(inputs) == 2:
-            self.sources[id(output)] = self.sources[id(inputs[0])]
+        if operation.kind == "linear" and len(inputs) == 2:
+            self.sources[id(output)] = cast(Tensor, self._common(inputs))
         elif operation.kind in ("linear", "scale"):
             self.sources[id(output)] = inputs[0]
         elif operation.kind == "pass" and operation.layer is not None:
@@ -269,6 +275,11 @@ class Mode(TorchFunctionMode, ABC):
         return type(value)(map(self._now, value)) if type(value) in (list, tuple) else value
 
     def _pad(self, x: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Tensor:
+        if mode == "circular":  # torch writes into a larger tensor
+            for axis, (low, high) in enumerate(zip(pad[::2], pad[1::2], strict=True), 1):
+                parts = (x.narrow(-axis, x.shape[-axis] - low, low), x, x.narrow(-axis, 0, high))
+                x = self._native(torch.cat, (parts, -axis), {}, [x], "cat()")
+            return x
         if mode != "constant":
             return cast(Tensor, self._native(F.pad, (x, list(pad), mode), {}, [x], "pad()"))
         output = self.meet("selection", F.pad, (x, list(pad), mode, value or 0.0), {}, [x])

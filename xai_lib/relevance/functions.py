@@ -29,7 +29,7 @@ MONOTONE = named(
 #: relevance passes as it is: activations, and products with a statistic of the input, which counts as a constant
 ELEMENTWISE = MONOTONE | named(
     "silu", "gelu", "mish", "hardswish", "prelu", "pow", "square", "abs", "local_response_norm", "normalize", "rms_norm",
-)  # fmt: skip
+) | {torch.Tensor.__pow__}  # fmt: skip
 DROPOUTS = named(
     "dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout", "feature_dropout"
 )

@@ -284,8 +284,10 @@ def added(one: Weighted, two: Weighted) -> Weighted | None:
     """The sum of two layers that see the same, as one layer; None where there is none of the kind."""
     if isinstance(one, Dense) and isinstance(two, Dense) and one.weight.shape == two.weight.shape:
         return Dense(one.weight + two.weight, _sum(one.bias, two.bias), one.name)
-    if isinstance(two, Convolution) and isinstance(one, Scaling):
+    if isinstance(one, Scaling):
         one, two = two, one
+    if isinstance(one, Dense) and isinstance(two, Scaling) and one.weight.shape == (len(two.weight),) * 2:
+        return Dense(one.weight + two.weight.diag(), _sum(one.bias, two.bias), one.name) if two.name == "" else None
     if not isinstance(one, Convolution):
         return None
     if isinstance(two, Scaling) and one.stride == (1, 1) and two.weight.ndim == 1:
@@ -303,6 +305,11 @@ def added(one: Weighted, two: Weighted) -> Weighted | None:
         return None
     weight = (wide[0] + wide[1]).contiguous(memory_format=torch.channels_last)
     return Convolution(weight, _sum(one.bias, two.bias), one.name, one.stride, pad, groups=one.groups)  # type: ignore[arg-type]
+
+
+def identity(x: Tensor) -> Scaling:
+    """Its input as it is: channels on the second axis, or on the last of tokens."""
+    return Scaling(x.new_ones(x.shape[1 if x.ndim == 4 else -1]).detach(), None)
 
 
 def _sum(one: Tensor | None, two: Tensor | None) -> Tensor | None:

@@ -77,6 +77,7 @@ class Tape(ABC):
         self.operations: list[Operation] = []
         self.names = {id(p): n.rpartition(".")[0] for n, p in network.named_parameters()}
         self.weighted = 0
+        self.apart: set[int] = set()  #: batch norms, by number, that no layer may take in
         self.pixels: list[Operation] = []  #: what lies between the input and the first layer
         self.direct = True  #: the first layer sees the input itself
         self.moved = False  #: some operation has another axis than the images' first

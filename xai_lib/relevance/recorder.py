@@ -25,9 +25,18 @@ from xai_lib.relevance.layers import (
     Weighted,
     added,
     convolution_padding,
+    identity,
     pair,
 )
 from xai_lib.relevance.operations import Back, Operation, Tape, UnsupportedNetwork
+
+
+class BesideItsNorm(Exception):  # noqa: N818  # no error: the pass begins again
+    """A layer's output is read by something beside the batch norm of that number, which is then a layer of its own."""
+
+    def __init__(self, norm: int) -> None:
+        super().__init__()
+        self.norm = norm
 
 
 class Recorder(Mode):
@@ -38,7 +47,8 @@ class Recorder(Mode):
         self.made: dict[int, Operation] = {}  # output of a layer that nothing has read so far -> the operation
         self.maps: dict[int, Weighted] = {}  # output of a layer, with its batch norm if any -> the layer
         self.entries: list[tuple[Operation, Tensor]] = []  # each layer, and what it sees in the graph
-        self.taken: set[int] = set()  # outputs of layers that took in a batch norm
+        self.taken: dict[int, int] = {}  # output of a layer that took in a batch norm -> the number of the norm
+        self.norms = 0
 
     def meet(self, kind: str, function: Any, args: Any, kwargs: Any, inputs: list[Tensor]) -> Tensor:
         if kind != "norm":
@@ -62,7 +72,7 @@ class Recorder(Mode):
         for x in inputs:
             self.made.pop(id(x), None)
             if id(x) in self.taken:
-                raise UnsupportedNetwork(f"{self.here()}: the output of a layer is used beside its batch norm")
+                raise BesideItsNorm(self.taken[id(x)])
 
     def _operation(self, kind: str, inputs: list[Tensor], output: Tensor, layer: Layer | None = None) -> Operation:
         return Operation(kind, [x.detach() for x in inputs], output.detach(), layer=layer)
@@ -118,8 +128,9 @@ class Recorder(Mode):
             shift = shift + bound["bias"]
         shape = (-1, *[1] * (x.ndim - 2))
         output = torch.addcmul(shift.view(shape), x.detach(), scale.view(shape))
-        before = self.made.pop(id(x), None)
-        if before is None or (isinstance(before.layer, Dense) and x.ndim > 2):  # whose units are not the norm's
+        before, number = self.made.pop(id(x), None), self.norms
+        self.norms += 1
+        if before is None or number in self.tape.apart or (isinstance(before.layer, Dense) and x.ndim > 2):  # whose units are not the norm's
             self.used(inputs)
             operation = self._operation("scale", [x], output, Scaling(scale, shift, f"a norm {self.here()}"))
             operation.monotone = True
@@ -127,7 +138,7 @@ class Recorder(Mode):
         layer = cast(Weighted, before.layer)
         if not layer.fused:
             layer.fuse(scale, shift)
-        self.taken.add(id(x))
+        self.taken[id(x)] = number
         before.output = output
         return self._operation("pass", [], output, layer)
 
@@ -156,17 +167,17 @@ class Recorder(Mode):
 
     def _parallel(self, inputs: list[Tensor], times: float, output: Tensor) -> Operation | None:
         """Layers that see the same and are added up are one layer, as in networks that are trained with branches and run
-        without (RepVGG, MobileOne)."""
-        one, two = (self.sources.get(id(x)) for x in inputs)
-        maps = [self.maps.get(id(x)) for x in inputs]
-        if one is None or one is not two or maps[0] is None or maps[1] is None or times != 1:
+        without (RepVGG, MobileOne); what a layer sees may be among them, as in position encodings by a convolution."""
+        below = self._common(inputs)
+        if below is None or times != 1:
             return None
+        maps = [identity(below) if x is below else self.maps[id(x)] for x in inputs]
         index = len(self.entries)
-        layer = self.tape.layers.get(index) or added(maps[0], maps[1])
+        layer = self.tape.layers.get(index) or added(*maps)
         if layer is None:
             return None
         self.tape.layers[index] = layer
-        return self._operation("linear", [one.detach()], output, layer)
+        return self._operation("linear", [below.detach()], output, layer)
 
     def end(self) -> None:
         """Number the layers that relevance passes; those of gates alone are not among them."""

@@ -37,7 +37,7 @@ from xai_lib.relevance.operations import (
     selected,
     unpooled,
 )
-from xai_lib.relevance.recorder import Recorder
+from xai_lib.relevance.recorder import BesideItsNorm, Recorder
 from xai_lib.relevance.rules import Epsilon, RelevanceError, Rule, Value, ZBox
 
 
@@ -71,7 +71,14 @@ class Recording(Tape):
         self._ledger: Ledger | None = None
         self._groups: Sequence[int] = ()
         self._boxes: dict[Any, tuple[Rule, Rule]] = {}
-        self._graphs[1] = self.run(self.inputs, Recorder(self))
+        self.apart = earlier.apart if earlier is not None else set()
+        while 1 not in self._graphs:
+            try:
+                self._graphs[1] = self.run(self.inputs, Recorder(self))
+            except BesideItsNorm as beside:
+                self.apart.add(beside.norm)
+                self.operations.clear()
+                self.layers.clear()
         self.logits = self._graphs[1][1].detach()
         if self.logits.ndim != 2:
             raise UnsupportedNetwork(f"expected logits (N, classes), found {tuple(self.logits.shape)}")
