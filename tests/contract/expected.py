@@ -65,6 +65,9 @@ REASONS = {
         r"did not see|depends on the input unseen|no_grad", r".",
         "parts of the forward pass that no gradient or trace passes through",
     ),
+    "checkpoint": Reason(
+        r"inside of torch.utils.checkpoint", r"layer=", "a layer inside of a checkpointed block, whose input is replaced"
+    ),
     "no layer": Reason(
         r"no layer gives feature maps", r"layer=", "a network without a layer whose maps follow the image"
     ),
@@ -127,7 +130,7 @@ EXPECTED: dict[str, dict[str, str]] = {
     "dropout left on": row(("chance", METHODS)),
     "dropout in evaluation mode": row(),
     "margin of 40": row(),
-    "torch.utils.checkpoint": row(),
+    "torch.utils.checkpoint": row(("checkpoint", ("shap",))),
     "a hook of the user's": row(),
     # forms: F4, F7, F12
     "one channel, two classes": row(),
@@ -144,7 +147,7 @@ EXPECTED: dict[str, dict[str, str]] = {
     "one logit": row(("one column", METHODS)),
     "one logit, output=sigmoid": row(("two classes", ("advise",))),
     "logits of several labels, output=sigmoid": row(),
-    "sigmoids of several labels, output=sigmoid": row(("no dense end", ("rap",))),
+    "sigmoids of several labels, output=sigmoid": row(("no rule", RELEVANCE)),
     "probabilities": row(("probabilities", METHODS)),
     "probabilities, output= given": row(("no rule", RELEVANCE)),
     "class_names of another length": row(("class_names", METHODS)),
@@ -158,7 +161,7 @@ EXPECTED: dict[str, dict[str, str]] = {
     "Lightning module": row(),
     "DataParallel": row(),
     "torch.jit.script": row(("no layers", (*CAMS, *RELEVANCE))),
-    "torch.jit.trace": row(("no layers", CAMS), ("unseen", RELEVANCE)),
+    "torch.jit.trace": row(("no layers", (*CAMS, *RELEVANCE))),
     "torch.compile": row(),
     "made in inference_mode": row(("no gradients", (*CAMS, *PATHS))),
     "explained in inference_mode": row(),
