@@ -37,7 +37,7 @@ run: install  ## install what is missing, run the notebooks headless; ARGS="01_e
 test: install  ## install what is missing, then ruff, mypy, pytest, numbers; ARGS="tests/test_setup.py -k lock"
 	$(BIN)/python -m ruff check
 	$(BIN)/python -m mypy
-	$(BIN)/python -m pytest $(or $(strip $(ARGS)),-n 2 --dist loadgroup --no-loadscope-reorder)
+	$(BIN)/python -m pytest $(or $(strip $(ARGS)),-n 2)
 ifeq ($(strip $(ARGS)),)
 	$(BIN)/xai run
 	$(BIN)/xai report --check

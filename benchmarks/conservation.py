@@ -8,7 +8,8 @@ Error: |pixels + counted biases - logit| / |logit|, the larger of two images of 
 weights and batch norms that do something; efficientnet_lite0 comes with its own. One network lives at a time.
 
 `--families`: 68 convolutional networks and some transformers, one image each, by our default `epsilon_plus` and by
-`epsilon`, both with an epsilon of 1e-9 (that of the default, 1e-6, absorbs up to 1e-5 of the logit), beside autoLRP and LXT where they are installed (`pip install autolrp lxt`; neither is in the lock).
+`epsilon`, both with an epsilon of 1e-9 (that of the default, 1e-6, absorbs up to 1e-5 of the logit), beside autoLRP 0.2
+and LXT 2.1 (which wants transformers 4.52) where they are installed; neither is in the lock.
 """
 
 from __future__ import annotations
@@ -302,7 +303,7 @@ def family_table(found: dict[str, dict[str, Cell]]) -> str:
     """The networks of `FAMILIES`, how many of the 68 conserve to 1e-6, and reasons."""
     columns = ("epsilon_plus", "epsilon", "autoLRP", "LXT", "HiLRP")
     lines = [f"| family | network | {' | '.join(columns)} |", "|---|---|" + "---|" * len(columns)]
-    notes, best = [], {c: 0 for c in columns}
+    notes, best = [], dict.fromkeys(columns, 0)
     for family, names in FAMILIES.items():
         for i, name in enumerate(n for n in names if n in found):
             cells = found[name]

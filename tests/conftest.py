@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,23 +19,33 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: two process
 
 import torch
 
-TOGETHER = {
-    "browser": "browser", "runs": "runs", "notebooks/test_02_advise.py": "runs",  # two files start a cluster
-}  # fmt: skip
-SLOWEST = ("notebooks", "runs", "contract", "explainers", "training", "browser")
+SLOWEST = ("notebooks", "runs", "contract", "explainers", "course", "training", "browser")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Groups for `--dist loadgroup`; the order matters with several processes only."""
-    if "PYTEST_XDIST_WORKER" not in os.environ:
-        return
-    places = {item: item.path.relative_to(Path(__file__).parent).as_posix() for item in items}
-    for item, place in places.items():
-        if not item.get_closest_marker("xdist_group"):
-            item.add_marker(pytest.mark.xdist_group(TOGETHER.get(place) or TOGETHER.get(place.partition("/")[0]) or place))
-    order = {name: i for i, name in enumerate(SLOWEST)}
-    items.sort(key=lambda item: order.get(places[item].partition("/")[0], len(order)))
+def group_of(nodeid: str) -> str:
+    """Whose process a test shares: that of its file, or of all that start a cluster, or a browser, or use one batch of runs."""
+    place = nodeid.partition("::")[0].removeprefix("tests/")
+    folder = "runs" if place == "notebooks/test_02_advise.py" else place.partition("/")[0]  # two files start a cluster
+    return folder if folder in ("runs", "browser") else place
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        order = {name: i for i, name in enumerate(SLOWEST)}
+        items.sort(key=lambda item: order.get(item.nodeid.removeprefix("tests/").partition("/")[0], len(order)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """In place of `--dist loadgroup`, which pytest-xdist 3.8 does not do with pytest 9.2 and says nothing of it."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByGroup(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid)
+
+    config.option.loadscopereorder = False  # in the order above, not by the number of tests
+    return ByGroup(config, log)
 
 
 @pytest.fixture(scope="module")

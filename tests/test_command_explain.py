@@ -303,3 +303,16 @@ def test_help_has_examples_and_starts_fast() -> None:
     code = "import sys, xai_lib.command; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     assert {"torch", "numpy", "pandas", "matplotlib", "PIL"}.isdisjoint(loaded)
+
+
+def test_exit_codes_belong_to_the_kind_of_error_and_to_what_is_derived_from_it() -> None:
+    from xai_lib.runs.batch import BatchError
+    from xai_lib.runs.comparison import DamagedReferenceError
+    from xai_lib.runs.lock import HeldError
+    from xai_lib.runs.publication import PublishError
+
+    class Renamed(HeldError):
+        pass
+
+    kinds = (XaiError, ExplainError, HeldError, Renamed, BatchError, PublishError, DamagedReferenceError)
+    assert [kind("").exit_code for kind in kinds] == [2, 2, 3, 3, 1, 1, 1]

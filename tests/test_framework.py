@@ -16,7 +16,7 @@ from xai_lib import classifiers, explainers, images, plots
 from xai_lib.classifiers import Classifier
 from xai_lib.explainers import cam, shap
 from xai_lib.explanation import ExplanationError, UnknownExplainer
-from xai_lib.framework import METHODS, Framework, FrameworkError, Reading, reading
+from xai_lib.framework import METHODS, Framework, FrameworkError, Reading, displayed, reading
 from xai_lib.images import View
 from xai_lib.weights import WeightsError
 
@@ -149,6 +149,48 @@ def test_a_refusal_is_shown_in_its_panel() -> None:
     assert words(figure).replace("\n", " ").count("refused: ") == 2
     assert views.table()["lrp_composite_refused"][0] == views.refusals["lrp_composite"]
     assert "refused" in words(Framework(classifier, settings=QUICK).diagram())
+
+
+def of_channels(channels: int) -> Classifier:
+    """Weights of a grey network spread over its channels: on equal channels all give the same answer."""
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        first, second, last = nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 12, 3, padding=1), nn.Linear(48, 4)
+        network = nn.Sequential(
+            nn.Conv2d(channels, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), second, nn.ReLU(), nn.AdaptiveAvgPool2d(2),
+            nn.Flatten(), last,
+        )  # fmt: skip
+    network[0].weight.data = first.weight.data.expand(-1, channels, -1, -1) / channels
+    network[0].bias.data = first.bias.data
+    return Classifier(network, name=f"of {channels}", mean=(0.4,) * channels, std=(0.3,) * channels, view=View(32, 32))
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 5])
+def test_any_number_of_channels(channels: int) -> None:
+    """The same images in equal channels: the same maps as of the grey network, readings and figures included."""
+    grey = torch.stack([picture(s) for s in range(2)]).mean(1, keepdim=True)
+    background = BACKGROUND.mean(1, keepdim=True)
+    one, many = (
+        Framework(of_channels(c), settings=QUICK, background=background.expand(-1, c, -1, -1)).explain(
+            grey.expand(-1, c, -1, -1), [0, 1], names=["first", "second"]
+        ) for c in (1, channels)
+    )  # fmt: skip
+    assert not one.refusals and not many.refusals
+    for method in ("grad_cam", "lrp_composite"):
+        assert torch.allclose(one.explanations[method].maps, many.explanations[method].maps, atol=1e-4), method
+    shown, remark = displayed(many.images)
+    assert shown.shape == (2, 3, 32, 32) and torch.allclose(shown, grey.expand(-1, 3, -1, -1), atol=1e-6)
+    assert remark == ("" if channels in (1, 3) else f"\n(mean of {channels} channels)")
+    figure = many.figure()
+    assert ("mean of" in words(figure)) == bool(remark) and overlaps(figure) == [] and overlaps(many.gallery()) == []
+    drawn = figure.axes[0].images[0].get_array()
+    assert drawn.shape[-1] == 3 and np.ptp(np.asarray(drawn), axis=-1).max() <= 1 / 255, "grey is shown as grey"
+    assert f"{channels} × 32 × 32" in words(Framework(of_channels(channels), settings=QUICK).diagram())
+
+
+def test_colours_are_shown_as_they_are() -> None:
+    shown, remark = displayed(PICTURES)
+    assert torch.equal(shown, PICTURES) and remark == ""
 
 
 def vgg() -> nn.Module:

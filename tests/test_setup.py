@@ -136,7 +136,8 @@ def test_a_readme_without_markers_is_an_error() -> None:
 
 def test_the_readme_explains_a_photograph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The snippet as a newcomer would run it, with a real photograph."""
-    _, snippet, explore = snippets()
+    [snippet] = [each for each in snippets() if "my.jpg" in each]
+    [explore] = [each for each in snippets() if "explorer.explore" in each]
     Image.fromarray(images.load("photos")["chelsea"].pixels).save(tmp_path / "my.jpg")
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
@@ -252,12 +253,36 @@ def test_run_hands_its_arguments_to_xai(make: Make) -> None:
 def test_test_is_ruff_mypy_pytest_in_two_processes_and_the_numbers(make: Make) -> None:
     lines = make("-n", "test").stdout.splitlines()[-5:]
     assert [line.split()[2] for line in lines[:3]] == ["ruff", "mypy", "pytest"]
-    assert lines[2].endswith("pytest -n 2 --dist loadgroup --no-loadscope-reorder")
+    assert lines[2].endswith("pytest -n 2")
     assert lines[3:] == [".venv/bin/xai run", ".venv/bin/xai report --check"]
 
 
-def test_each_of_several_processes_computes_with_one_thread() -> None:
-    assert "PYTEST_XDIST_WORKER" not in os.environ or torch.get_num_threads() == 1
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
+    """The processes that the tests of each of four small files ran in, where `pytest -n 2` divides them; threads, too."""
+    folder = tmp_path_factory.mktemp("suite") / "tests"
+    test = "import os, pytest, torch\n@pytest.mark.parametrize('i', range(6))\ndef test_it(i):\n" \
+           "    print('ran', __file__, os.environ['PYTEST_XDIST_WORKER'], torch.get_num_threads())\n"  # fmt: skip
+    for name in ("runs/test_a.py", "runs/test_b.py", "notebooks/test_02_advise.py", "test_c.py", "test_d.py"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(test)
+    shutil.copy(ROOT / "tests" / "conftest.py", folder)
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_", "OMP_"))} | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "pytest", "-n", "2", "-rP", "--import-mode=importlib", "-p", "no:cacheprovider", "tests"]
+    ended = subprocess.run(command, cwd=folder.parent, env=environment, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    found: dict[str, set[str]] = {}
+    for file, worker, threads in re.findall(r"^ran (\S+) (\S+) (\d+)$", ended.stdout, re.M):
+        found.setdefault(Path(file).relative_to(folder).as_posix(), set()).add(worker)
+        assert threads == "1"
+    return found
+
+
+def test_what_shares_fixtures_or_a_cluster_shares_a_process(two_processes: dict[str, set[str]]) -> None:
+    assert len(two_processes) == 5 and all(len(workers) == 1 for workers in two_processes.values())
+    cluster = [two_processes[name] for name in ("runs/test_a.py", "runs/test_b.py", "notebooks/test_02_advise.py")]
+    assert cluster[0] == cluster[1] == cluster[2]
+    assert set.union(*two_processes.values()) == {"gw0", "gw1"}
 
 
 def test_continuous_integration_is_a_stranger_first() -> None:

@@ -41,7 +41,7 @@ def test_by_position_takes_the_order_of_the_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "by_position", "message"),
     [
-        (without_last, True, "net.pth does not fit net: expected 4 tensors in the network's order, found 3; missing from 2.bias on"),
+        (without_last, True, "net.pth does not fit net: expected 4 tensors in the network's order, found 3; missing from 2.bias"),
         (with_more, True, "expected 4 tensors in the network's order, found 5; unknown from 0.weight.extra on"),
         (lambda state: {}, True, "found 0; missing from 0.weight on"),
         (without_last, False, "1 tensors missing ['2.bias'], 0 unknown"),

@@ -11,6 +11,8 @@ class XaiError(Exception):
     Each kind is a subclass, defined in the module that raises it. The command line prints the message alone.
     """
 
+    exit_code = 2  #: of the command line: 2 for a wrong question, 3 for a held profile, 1 for what failed on the way
+
 
 def whole(name: str, value: object, least: int, error: type[XaiError]) -> None:
     """Raise `error` unless `value`, called `name`, is a whole number from `least`; True and False are none."""

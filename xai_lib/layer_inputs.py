@@ -187,12 +187,20 @@ class _Lost(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         found = func(*args, **(kwargs or {}))
         inputs = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        if getattr(func, "__name__", "") in _BY_INDEX:  # which value is taken is decided by integers, and needs no gradient
+            inputs = [t for t in inputs if t.is_floating_point()]
         if any(t.requires_grad or id(t) in self.lost for t in inputs):
             carried = any(id(t) in self.lost for t in inputs)
             for t in tree_leaves(found):
                 if isinstance(t, Tensor) and t.dtype != torch.bool and (carried or not t.requires_grad):
                     self.lost[id(t)] = t
         return found
+
+
+_BY_INDEX = {
+    "gather", "scatter", "scatter_", "index_select", "take_along_dim", "__getitem__", "__setitem__", "index_put", "index_put_",
+    "index_fill", "index_fill_", "max_unpool2d", "take",
+}  # fmt: skip
 
 
 _found: WeakKeyDictionary[Classifier, tuple[bytes, dict[tuple[Any, ...], Place]]] = WeakKeyDictionary()

@@ -1,4 +1,4 @@
-"""README's table of what LRP conserves: its rows are what two small networks give."""
+"""The table of what LRP conserves: its rows are what two small networks give."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def readme(bench: ModuleType) -> dict[tuple[str, str, str], str]:
-    """The cells of README's first table, by rule, package and network."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8").partition(bench.BEGIN)[2].partition(bench.END)[0]
+    """The cells of the first table, by rule, package and network."""
+    text = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8").partition(bench.BEGIN)[2].partition(bench.END)[0]
     lines = [[c.strip() for c in line.split("|")[1:-1]] for line in text.strip().split("\n\n")[0].splitlines()]
     found: dict[tuple[str, str, str], str] = {}
     rule = ""
@@ -99,3 +99,15 @@ def test_the_table_goes_between_the_markers(bench: ModuleType) -> None:
     assert bench.renew(f"a\n{bench.BEGIN}\nold\n{bench.END}\nb", "new") == f"a\n{bench.BEGIN}\nnew\n{bench.END}\nb"
     with pytest.raises(SystemExit, match="expected the lines"):
         bench.renew("a", "new")
+
+
+def test_networks_by_family_conserve(bench: ModuleType) -> None:
+    """68 convolutional networks; two of the quickest measured anew, the table as it is written."""
+    names = [n for family, some in bench.FAMILIES.items() if not family.startswith("transformers") for n in some]
+    assert len(names) == len(set(names)) == 68
+    table = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8").partition(bench.OF_FAMILIES[0])[2]
+    assert "| 68 of 68 | 68 of 68 |" in table
+    for name in ("lcnet_050", "torchvision:shufflenet_v2_x0_5"):
+        found = bench.family_measured(name)
+        assert found["epsilon_plus"] <= 1e-6 and found["epsilon"] <= 1e-6
+        assert f"| {name} |" in bench.family_table({name: found})

@@ -135,7 +135,8 @@ NAN[0, 1, 5, 5] = float("nan")
     ("image", "message"),
     [
         (NAN, "found NaN or infinite values"), (worlds.picture() / 0, "found NaN or infinite values"),
-        (worlds.picture() * 255, "expected values in 0..1, found"), ((worlds.picture() * 255).byte(), "expected (floats|values) in 0..1"),
+        (worlds.picture() * 255, "expected values in 0..1, found"),
+        ((worlds.picture() * 255).byte(), "expected (floats|values) in 0..1"),
         (worlds.picture()[:, :1], r"expected shape \(N, 3, H, W\)"), (worlds.picture()[0], "add the batch axis"),
     ],
 )  # fmt: skip
@@ -155,7 +156,7 @@ def test_images_that_no_cosine_means_anything_for(image: Tensor, message: str) -
 @pytest.mark.parametrize("label", [3, 99, -1, 0.5, True])
 def test_classes_that_nobody_knows(label: Any) -> None:
     for true, predicted in ((label, 1), (1, label)):
-        with pytest.raises(GeneratorError, match=r"(true|predicted): (class .* is not among the 3 of small|expected a whole number)"):
+        with pytest.raises(GeneratorError, match="(true|predicted): (class .* is not among the 3 of small|expected a whole)"):
             counterfactuals.class_vectors(CLASSIFIER, worlds.picture(), true, predicted, GENERATOR)
     if not isinstance(label, float):
         start = End(torch.zeros(8), torch.eye(3)[1], 0, "")

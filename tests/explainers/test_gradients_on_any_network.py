@@ -18,6 +18,7 @@ from xai_lib.explainers.integrated_gradients import IntegratedGradients
 from xai_lib.explainers.integrated_gradients import Settings as Steps
 from xai_lib.explainers.shap import Settings, Shap
 from xai_lib.explanation import ExplanationError
+from xai_lib.layer_inputs import check_complete
 
 IMAGE = picture(0)
 WORKS: dict[str, Callable[[], Classifier]] = {
@@ -114,6 +115,29 @@ class Masked(Convolutional):
     def maps(self, x: Tensor) -> Tensor:
         y = super().maps(x) - 0.2
         return y * (y > 0)
+
+
+def test_what_needs_no_gradient_is_not_missed() -> None:
+    """Masks, indices and detached values that are not used; the account is said to be far off, so that it is looked for."""
+
+    class Sorted(Masked):
+        def forward(self, x: Tensor) -> Tensor:
+            self.seen = x.detach()
+            y = self.maps(x).mean((2, 3))
+            return self.fc(y.gather(1, y.argsort(1)))
+
+    for network in (Sorted(), Convolutional(), Tutorial(), HalfBlind()):
+        classifier = classifier_of(network)
+        classifier.requires_grad_(False)
+
+        def score(x: Tensor, classifier: Classifier = classifier) -> Tensor:
+            return classifier.log_odds(classifier(x))[:, 0]
+
+        if isinstance(network, HalfBlind):
+            with pytest.raises(ExplanationError, match="runs without gradients"):
+                check_complete(classifier, score, IMAGE[None], gap=1.0, change=0.0)
+        else:
+            check_complete(classifier, score, IMAGE[None], gap=1.0, change=0.0)
 
 
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {

@@ -14,6 +14,7 @@ from tests.relevance.networks import big, pixels, randomised, sequential
 from xai_lib import classifiers, explainers
 from xai_lib.explainers import lrp
 from xai_lib.explanation import ExplanationError
+from xai_lib.images import View
 from xai_lib.relevance import AlphaBeta, Epsilon, Gamma, Recording, RelevanceError, ZBox
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -225,3 +226,82 @@ def test_the_real_network_in_float32_conserves() -> None:
     found = explainers.get("lrp").explain(classifier, images, settings=lrp.Settings("alpha_beta", 2.0, "spread"))
     for details in found.details:
         assert details["pixels"] == pytest.approx(details["logit"], rel=5e-3)
+
+
+def grey(expanded: bool) -> nn.Module:
+    """One channel; or a network of three channels of equal weights, to which it is expanded in `forward`."""
+    layers = nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(24, 4))
+    randomised(layers, 3)
+    if not expanded:
+        return layers
+
+    class Expanding(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.rest = nn.Conv2d(3, 6, 3), layers[1:]
+            self.first.weight.data = layers[0].weight.data.expand(-1, 3, -1, -1) / 3  # type: ignore[operator]
+            self.first.bias.data = layers[0].bias.data  # type: ignore[union-attr, assignment]
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.rest(self.first(x.expand(-1, 3, -1, -1)))
+
+    return Expanding()
+
+
+@pytest.mark.parametrize("method", ["lrp", "lrp_composite", "rap", "evo_lrp"])
+def test_networks_of_one_channel(method: str) -> None:
+    """By itself and expanded to three channels the network is the same function, and so is its map."""
+    options: dict[str, Any] = {"mean": (0.5,), "std": (0.25,)}
+    one, three = (classifiers.Classifier(grey(e), view=View(24, 24), **options) for e in (False, True))
+    images = torch.stack([picture(s, 24).mean(0, keepdim=True) for s in range(2)])
+    low, high = lrp.bounds(one)
+    assert low.shape == high.shape == (1, 1, 1, 1) and (float(low), float(high)) == (-2.0, 2.0)
+    explainer = explainers.get(method)
+    settings = explainer.settings_class(values=(2.0,)) if method == "evo_lrp" else None  # type: ignore[call-arg]
+    found = [explainer.explain(c, images, [1, 3], settings).maps for c in (one, three)]
+    assert found[0].shape == (2, 24, 24) and bool(found[0].abs().sum())
+    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-5 * float(found[0].abs().max()))
+
+
+def test_equal_functions_have_equal_maps_and_others_do_not() -> None:
+    class Twin(nn.Module):
+        def __init__(self, way: Any) -> None:
+            super().__init__()
+            self.conv, self.end, self.way = nn.Conv2d(3, 4, 3), nn.Linear(4, 5), way
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.end(self.way(self.conv(x)).mean((2, 3)))
+
+    silu, product = (randomised(Twin(w).double(), 1) for w in (nn.functional.silu, lambda y: y * torch.sigmoid(y)))
+    for composite in COMPOSITES.values():
+        found = lrp.check_equivalence(silu, product, composite, X)
+        assert found.logits < 1e-14 and found.maps.shape == (2,) and float(found.maps.max()) < 1e-10
+    other = randomised(Twin(nn.functional.relu).double(), 1)
+    found = lrp.check_equivalence(silu, other, COMPOSITES["epsilon"], X, targets=[0, 1])
+    assert found.logits > 1e-3 and float(found.maps.min()) > 1e-3
+    one, two = lrp.relevance(silu, X, [0, 1], COMPOSITES["epsilon"]), lrp.relevance(other, X, [0, 1], COMPOSITES["epsilon"])
+    wanted = (one - two).abs().amax((1, 2, 3)) / one.abs().amax((1, 2, 3))
+    torch.testing.assert_close(found.maps, wanted)
+    with pytest.raises(RelevanceError, match=r"logits \(2, 5\) and \(2, 10\); expected two networks with the same classes"):
+        lrp.check_equivalence(silu, nn.Sequential(nn.Flatten(), nn.Linear(768, 10)).double(), COMPOSITES["epsilon"], X)
+
+
+@pytest.mark.parametrize("method", ["lrp", "lrp_composite", "rap", "evo_lrp"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_networks_of_other_precision(method: str, dtype: torch.dtype) -> None:
+    """Against the same weights in float64."""
+    low = classifiers.Classifier(big_eyed().to(dtype), view=View(24, 24))
+    high = classifiers.Classifier(big_eyed().to(dtype).double(), view=View(24, 24))
+    images = torch.stack([picture(s, 24) for s in range(2)])
+    explainer = explainers.get(method)
+    settings = explainer.settings_class(values=(2.0,)) if method == "evo_lrp" else None  # type: ignore[call-arg]
+    found, wanted = (explainer.explain(c, images, [1, 3], settings).maps.double() for c in (low, high))
+    tolerance = {torch.float16: 1e-2, torch.bfloat16: 5e-2, torch.float64: 1e-9}[dtype]
+    assert float((found - wanted).abs().max() / wanted.abs().max()) < tolerance
+
+
+def big_eyed() -> nn.Module:
+    layers = nn.Sequential(
+        nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(24, 4)
+    )
+    return randomised(layers, 3)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 from typer.testing import CliRunner, Result
 
 from tests.leaks.folders import as_png, picture, plant
@@ -80,6 +80,18 @@ def test_the_page_and_its_tables(leaky: Path, tmp_path: Path) -> None:
         assert drawn.width > 800
     assert xai(leaky, "--out", out, "--near", -1, "--pairs", 0).exit_code == 4
     assert not (out / "copies.png").exists(), "the pictures of an earlier look are gone"
+
+
+def test_mirrored_copies_and_what_is_not_looked_for(tmp_path: Path) -> None:
+    folder = plant(tmp_path / "set", 6)
+    ImageOps.mirror(Image.open(folder / "train/cat/cat00.png")).save(folder / "test/cat/turned.jpg", quality=90)
+    ended = xai(folder, "--out", tmp_path / "out")
+    assert ended.exit_code == 4 and "leak found: near copies" in ended.stdout
+    assert "note: crops, added borders, negatives and copies turned by other angles are not looked for" in ended.stdout
+    page = (tmp_path / "out/index.html").read_text(encoding="utf-8")
+    assert ", mirrored, across splits" in page and "negatives and copies turned by other angles" in page
+    assert set(pd.read_csv(tmp_path / "out/copies.csv")["turn"]) == {"mirrored"}
+    assert xai(folder, "--upright").exit_code == 0
 
 
 def test_what_cannot_be_looked_at(leaky: Path, tmp_path: Path) -> None:

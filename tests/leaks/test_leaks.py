@@ -242,6 +242,7 @@ def test_the_brain_scans_leak_as_measured(scanned: Leaks) -> None:
     exact = across[(across["kind"] == "exact") & (across["split"] == "Testing")]
     assert set(exact["name"]) == set(scans.table()["name"][scans.has_twin()]) and (exact["class"] == exact["twin_class"]).all()
     assert "borders: not looked at, as no file was read" in scanned.notes
+    assert any("by their hashes alone, not confirmed on the images" in note for note in scanned.notes)
 
 
 def test_the_size_of_a_brain_scan_tells_its_class(scanned: Leaks) -> None:

@@ -37,7 +37,9 @@ def tokens(m: Any, x: Tensor) -> Tensor:
 
 def network(middle: Callable[[Any, Tensor], Tensor], *parts: nn.Module) -> Any:
     """Patches, `middle`, mean over tokens, classes."""
-    made = small(lambda m, x: m[1](middle(m, tokens(m, x)).mean(1)), nn.Conv2d(3, D, 2, 2), nn.Linear(D, 5), *parts)
+    made = small(
+        lambda m, x: m[1](middle(m, tokens(m, x)).mean(1)), nn.Conv2d(3, D, 2, 2), nn.Linear(D, 5), *parts
+    )
     for module in made.modules():
         if isinstance(module, nn.LayerNorm | nn.GroupNorm):
             with torch.no_grad():
@@ -56,7 +58,9 @@ def same(one: nn.Module, two: nn.Module, tolerance: float = 1e-8) -> None:
         assert found.logits < 1e-12 and float(found.maps.max()) < tolerance, composite
         recordings = Recording(one, X), Recording(two, X)
         start, ledgers = start_like(recordings[0]), (Ledger(), Ledger())
-        maps = [lrp.propagate(r, composite, start, ledger=k) for r, k in zip(recordings, ledgers, strict=True)]
+        maps = [
+            lrp.propagate(r, composite, start, ledger=k) for r, k in zip(recordings, ledgers, strict=True)
+        ]
         assert float((maps[0] - maps[1]).abs().max() / maps[0].abs().max()) < tolerance
         if composite is COMPOSITES[2]:
             for found_, ledger in zip(maps, ledgers, strict=True):
@@ -85,7 +89,9 @@ def test_a_block_of_attention_by_hand() -> None:
     recording, at = Recording(model, x), {}
     target = torch.tensor([3])
     ledger = Ledger()
-    got = lrp.propagate(recording, lrp.epsilon(1e-12), lrp.start_of(recording, target)[None], ledger=ledger)[0, 0]
+    got = lrp.propagate(recording, lrp.epsilon(1e-12), lrp.start_of(recording, target)[None], ledger=ledger)[
+        0, 0
+    ]
 
     m = model.m
     with torch.no_grad():
@@ -93,7 +99,9 @@ def test_a_block_of_attention_by_hand() -> None:
         centre = t - t.mean(1, keepdim=True)
         deviation = (centre.square().mean(1, keepdim=True) + m[2].eps).sqrt()
         n = centre / deviation * m[2].weight + m[2].bias
-        q, k, v = (n @ w.T + b for w, b in zip(m[3].in_proj_weight.chunk(3), m[3].in_proj_bias.chunk(3), strict=True))
+        q, k, v = (
+            n @ w.T + b for w, b in zip(m[3].in_proj_weight.chunk(3), m[3].in_proj_bias.chunk(3), strict=True)
+        )
         heads = [slice(0, 3), slice(3, 6)]
         weights = [torch.softmax(q[:, h] @ k[:, h].T / math.sqrt(3), 1) for h in heads]
         mixed = torch.cat([a @ v[:, h] for a, h in zip(weights, heads, strict=True)], 1)
@@ -125,7 +133,9 @@ def test_a_block_of_attention_by_hand() -> None:
             share = z_rule(patch.flatten(), w.flatten(1), b, r_t[i]).view(3, 2, 2)
             wanted[:, 2 * (i // 4) : 2 * (i // 4) + 2, 2 * (i % 4) : 2 * (i % 4) + 2] += share
     assert float((got - wanted).abs().max() / wanted.abs().max()) < 1e-7
-    assert float(got.sum() + torch.as_tensor(ledger.biases).sum()) == pytest.approx(float(at["logit"]), rel=1e-8)
+    assert float(got.sum() + torch.as_tensor(ledger.biases).sum()) == pytest.approx(
+        float(at["logit"]), rel=1e-8
+    )
 
 
 def test_squeeze_and_excitation_by_hand() -> None:
@@ -162,7 +172,9 @@ def test_two_signals_get_half_each() -> None:
             lrp.propagate(recording, lrp.epsilon(), start_like(recording))
             r = torch.randn(2, 2, 16, D).double()
             assert all(torch.equal(f, r / 2) for f in recording.back(op, r) if f is not None)
-    model = network(lambda m, x: (m[2](x) @ m[3](x).transpose(1, 2)) @ torch.ones(16, D).double(), *copy.deepcopy(parts))
+    model = network(
+        lambda m, x: (m[2](x) @ m[3](x).transpose(1, 2)) @ torch.ones(16, D).double(), *copy.deepcopy(parts)
+    )
     recording = Recording(model, X)
     (op,) = [o for o in recording.operations if o.kind == "mixing"]
     lrp.propagate(recording, lrp.epsilon(), start_like(recording))
@@ -234,7 +246,9 @@ def test_the_module_of_attention_is_attention_by_hand(options: Any) -> None:
         return m[2](y, y, y, need_weights=False)[0].transpose(0, 1)
 
     one = network(module, nn.MultiheadAttention(D, 2, **options))
-    two = network(by_hand, nn.Linear(D, 3 * D, bias="bias" not in options), nn.Linear(D, D, bias="bias" not in options))
+    two = network(
+        by_hand, nn.Linear(D, 3 * D, bias="bias" not in options), nn.Linear(D, D, bias="bias" not in options)
+    )
     inside, m = one.m[2], two.m
     m[0].load_state_dict(one.m[0].state_dict())
     m[1].load_state_dict(one.m[1].state_dict())
@@ -258,14 +272,18 @@ def test_the_fast_path_of_the_encoder_layer_does_not_slip_by() -> None:
     written.m = whole.m
     assert "mixing" in [o.kind for o in Recording(whole, X).operations]
     same(whole, written)
-    encoder = network(lambda m, x: m[2](x), nn.TransformerEncoder(copy.deepcopy(layer), 2, enable_nested_tensor=False))
+    encoder = network(
+        lambda m, x: m[2](x), nn.TransformerEncoder(copy.deepcopy(layer), 2, enable_nested_tensor=False)
+    )
     found = lrp.check_conservation(encoder, lrp.epsilon(1e-12), X)
     assert float(found.error.abs().max()) < 1e-7
 
 
 def masked(m: Any, x: Tensor) -> Tensor:
     q, k, v = (heads(t) for t in m[2](x).chunk(3, -1))
-    scores = (q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])).masked_fill(~torch.ones(16, 16).tril().bool(), -math.inf)
+    scores = (q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])).masked_fill(
+        ~torch.ones(16, 16).tril().bool(), -math.inf
+    )
     return m[3]((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
 
 
@@ -322,11 +340,19 @@ TWINS: dict[str, tuple[Callable[[Any, Tensor], Tensor], Callable[[Any, Tensor], 
     "dense layer as a product": (
         lambda m, x: m[2](x), lambda m, x: x @ m[2].weight.T, [nn.Linear(D, D, bias=False)]),
     "dense layer as addmm": (
-        lambda m, x: F.linear(F.linear(x, m[2].weight), m[3].weight), lambda m, x: x.matmul(m[2].weight.t()).matmul(m[3].weight.mT),
+        lambda m, x: F.linear(F.linear(x, m[2].weight), m[3].weight),
+        lambda m, x: x.matmul(m[2].weight.t()).matmul(m[3].weight.mT),
         [nn.Linear(D, D, bias=False), nn.Linear(D, D, bias=False)]),
     "layer scale": (
-        lambda m, x: x + m[2](x), lambda m, x: x + m[3].weight * F.linear(x, m[2].weight / m[3].weight[:, None], m[2].bias / m[3].weight),
-        [nn.Linear(D, D), nn.LayerNorm(D)]),
+        lambda m, x: x + m[2](x.relu()),
+        lambda m, x: x + m[3].weight * F.linear(x.relu(), m[2].weight / m[3].weight[:, None], m[2].bias / m[3].weight),
+        [nn.Linear(D, D), nn.LayerNorm(D)],
+    ),
+    "a layer added to what it sees": (
+        lambda m, x: x + m[2](x),
+        lambda m, x: F.linear(x, m[2].weight + torch.eye(D).double(), m[2].bias),
+        [nn.Linear(D, D)],
+    ),
     "positions": (
         lambda m, x: m[2](x + torch.ones(16, D)), lambda m, x: m[2](torch.ones(16, D).double() + x), [nn.Linear(D, D)]),
     "positions subtracted": (
@@ -336,21 +362,25 @@ TWINS: dict[str, tuple[Callable[[Any, Tensor], Tensor], Callable[[Any, Tensor], 
         lambda m, x: m[2](F.pad(x, (0, 0, 1, 0), value=1.0))[:, :2], [nn.Linear(D, D)]),
     "convolution of one dimension": (
         lambda m, x: m[2](x.transpose(1, 2)).transpose(1, 2),
-        lambda m, x: F.conv2d(x.transpose(1, 2)[:, :, None], m[2].weight[:, :, None], m[2].bias, padding=(0, 1))[:, :, 0].transpose(1, 2),
+        lambda m, x: F.conv2d(x.transpose(1, 2)[:, :, None], m[2].weight[:, :, None],
+        m[2].bias, padding=(0, 1))[:, :, 0].transpose(1, 2),
         [nn.Conv1d(D, D, 3, padding=1)]),
     "learned slope": (
         lambda m, x: F.prelu(m[2](x).transpose(1, 2), torch.full((D,), 0.25)).transpose(1, 2),
         lambda m, x: F.leaky_relu(m[2](x), 0.25), [nn.Linear(D, D)]),
     "mean as a sum": (lambda m, x: x.mean(1, keepdim=True), lambda m, x: x.sum(1, True) / 16, []),
     "broadcast sum": (
-        lambda m, x: x + m[2](x.mean(1, keepdim=True)), lambda m, x: x + m[2](x.mean(1, keepdim=True)).expand_as(x), [nn.Linear(D, D)]),
+        lambda m, x: x + m[2](x.mean(1, keepdim=True)),
+        lambda m, x: x + m[2](x.mean(1, keepdim=True)).expand_as(x), [nn.Linear(D, D)]),
     "weighted sum": (
-        lambda m, x: torch.add(m[2](x), m[3](x), alpha=2), lambda m, x: m[2](x) + 2 * m[3](x), [nn.Linear(D, D), nn.Linear(D, D)]),
+        lambda m, x: torch.add(m[2](x), m[3](x), alpha=2),
+        lambda m, x: m[2](x) + 2 * m[3](x), [nn.Linear(D, D), nn.Linear(D, D)]),
     "layers in parallel": (
         lambda m, x: m[2](x) + m[3](x),
         lambda m, x: F.linear(x, m[2].weight + m[3].weight, m[2].bias + m[3].bias), [nn.Linear(D, D), nn.Linear(D, D)]),
     "roll": (lambda m, x: x.roll(3, 1), lambda m, x: torch.cat([x[:, -3:], x[:, :-3]], 1), []),
-    "maximum over tokens": (lambda m, x: x.amax(1, keepdim=True), lambda m, x: F.max_pool1d(x.transpose(1, 2), 16).transpose(1, 2), []),
+    "maximum over tokens": (lambda m, x: x.amax(1, keepdim=True),
+        lambda m, x: F.max_pool1d(x.transpose(1, 2), 16).transpose(1, 2), []),
 }  # fmt: skip
 
 
@@ -413,12 +443,19 @@ def test_a_network_with_images_on_another_axis_takes_one_at_a_time() -> None:
         assert found.logits < 1e-12 and float(found.maps.max()) < 1e-8
     recordings, start = (Recording(first, X[:1]), Recording(other, X[:1])), torch.randn(3, 1, 5).double()
     ledgers = Ledger(), Ledger()
-    maps = [lrp.propagate(r, COMPOSITES[0], start, ledger=k) for r, k in zip(recordings, ledgers, strict=True)]
+    maps = [
+        lrp.propagate(r, COMPOSITES[0], start, ledger=k) for r, k in zip(recordings, ledgers, strict=True)
+    ]
     torch.testing.assert_close(maps[0], maps[1], rtol=1e-6, atol=1e-8)
 
 
 def test_networks_of_other_dtypes_are_computed_in_that_of_the_inputs() -> None:
-    parts: list[nn.Module] = [nn.LayerNorm(D), nn.Conv1d(D, D, 1), nn.PReLU(D), nn.MultiheadAttention(D, 2, batch_first=True)]
+    parts: list[nn.Module] = [
+        nn.LayerNorm(D),
+        nn.Conv1d(D, D, 1),
+        nn.PReLU(D),
+        nn.MultiheadAttention(D, 2, batch_first=True),
+    ]
 
     def middle(m: Any, x: Tensor) -> Tensor:
         y = m[4](m[3](m[2](x).transpose(1, 2))).transpose(1, 2)

@@ -22,14 +22,27 @@ COMPOSITES = [
     lrp.alpha_beta(2.0, zbox=BOX, bias="spread"), lrp.alpha_beta(1.0, zbox=BOX), lrp.epsilon(zbox=BOX),
     lrp.epsilon_gamma_box(*BOX), lrp_composite.by_depth(BOX), lrp.epsilon_plus_flat(),
 ]  # fmt: skip
-MEAN, STD = torch.tensor([0.4, -0.3, 0.1]).double().view(3, 1, 1), torch.tensor([0.5, 2.0, 1.5]).double().view(3, 1, 1)
+MEAN, STD = (
+    torch.tensor([0.4, -0.3, 0.1]).double().view(3, 1, 1),
+    torch.tensor([0.5, 2.0, 1.5]).double().view(3, 1, 1),
+)
 
 
 def body(first: nn.Module) -> list[nn.Module]:
-    return [first, nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)]
+    return [
+        first,
+        nn.ReLU(),
+        nn.Conv2d(4, 4, 3),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(4, 5),
+    ]
 
 
-def pair(before: Callable[[Tensor], Tensor], fold: Callable[[nn.Conv2d], None]) -> tuple[nn.Module, nn.Module]:
+def pair(
+    before: Callable[[Tensor], Tensor], fold: Callable[[nn.Conv2d], None]
+) -> tuple[nn.Module, nn.Module]:
     """A network that calls `before` on its input, and its twin whose first convolution has taken that in."""
 
     def run(m: Any, x: Tensor) -> Tensor:
@@ -63,7 +76,7 @@ PAIRS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[nn.Conv2d], None]]]
     "normalised by a norm": (
         lambda x: F.batch_norm(x, MEAN.flatten(), STD.flatten() ** 2, eps=0.0), times(1 / STD, -MEAN / STD)),
     "negative factor": (lambda x: 1 - x, times(-1, 1)),
-    "negated twice": (lambda x: -(-x), times(1)),
+    "negated twice": (lambda x: torch.neg(-x), times(1)),
     "flipped and back": (lambda x: x.flip(-1).flip([3]) * 2, times(2)),
     "two steps": (lambda x: 2 * (x * 2 + 0.5), times(4, 1.0)),
 }  # fmt: skip
@@ -82,7 +95,12 @@ def test_the_map_is_that_of_the_folded_network(name: str) -> None:
 def test_a_grey_image_that_is_expanded_has_the_map_of_the_network_of_one_channel() -> None:
     """Its weights are the sum over channels, which all see the same; kept of one sign so that the rule's terms add up."""
     grey = X[:, :1]
-    one: Any = small(lambda m, x: m[2](m[1](m[0](x).relu()).relu().mean((2, 3))), nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3), nn.Linear(4, 5))
+    one: Any = small(
+        lambda m, x: m[2](m[1](m[0](x).relu()).relu().mean((2, 3))),
+        nn.Conv2d(1, 4, 3),
+        nn.Conv2d(4, 4, 3),
+        nn.Linear(4, 5),
+    )
     spread: Any = copy.deepcopy(one)
     spread.m[0] = nn.Conv2d(3, 4, 3).double()
     parts = torch.rand(3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -122,7 +140,11 @@ def test_bounds_pass_what_acts_on_each_pixel(before: Any, moves: bool) -> None:
     r = above[:, :, None, None] * z / z.sum((2, 3), keepdim=True)
     up, un = w.clamp(min=0), w.clamp(max=0)
     total = F.conv2d(seen, w) - F.conv2d(low, up) - F.conv2d(high, un)
-    wanted = seen * F.conv_transpose2d(r / total, w) - low * F.conv_transpose2d(r / total, up) - high * F.conv_transpose2d(r / total, un)
+    wanted = (
+        seen * F.conv_transpose2d(r / total, w)
+        - low * F.conv_transpose2d(r / total, up)
+        - high * F.conv_transpose2d(r / total, un)
+    )
     x = X.clone().requires_grad_()
     moved = torch.autograd.grad(before(x), x, wanted)[0] if moves else wanted
     torch.testing.assert_close(got, moved, rtol=1e-6, atol=1e-9)
@@ -137,13 +159,20 @@ def test_bounds_pass_what_acts_on_each_pixel(before: Any, moves: bool) -> None:
 def test_other_things_before_the_first_layer_are_refused_with_the_way_out(before: Any, words: str) -> None:
     network = small(lambda m, x: m[1](m[0](before(x)).mean((2, 3))), nn.Conv2d(3, 4, 3), nn.Linear(4, 5))
     for composite in COMPOSITES:
-        with pytest.raises(RelevanceError, match=f'sees .* made of the inputs .* by {words}.* pixels="gamma" for lrp_composite'):
+        with pytest.raises(
+            RelevanceError,
+            match=f'sees .* made of the inputs .* by {words}.* pixels="gamma" for lrp_composite',
+        ):
             lrp.relevance(network, X, 0, composite)
     assert lrp.relevance(network, X, 0, lrp.alpha_beta(2.0)).shape == X.shape
 
 
 def test_a_factor_that_depends_on_the_image_is_refused() -> None:
-    network = small(lambda m, x: m[1](m[0](x / x.abs().amax((1, 2, 3), keepdim=True)).mean((2, 3))), nn.Conv2d(3, 4, 3), nn.Linear(4, 5))
+    network = small(
+        lambda m, x: m[1](m[0](x / x.abs().amax((1, 2, 3), keepdim=True)).mean((2, 3))),
+        nn.Conv2d(3, 4, 3),
+        nn.Linear(4, 5),
+    )
     with pytest.raises(RelevanceError, match="a product of branches"):
         lrp.relevance(network, X, 0, lrp.alpha_beta(2.0, zbox=BOX))
 

@@ -169,6 +169,9 @@ class Classifier(nn.Module):
     def normalise(self, images: Tensor) -> Tensor:
         """Images in 0..1 as the network wants them, in its own number format."""
         dtype = self.dtype
+        if images.stride() != torch.empty(images.shape, device="meta").stride():
+            # channels last, or one channel that only looks contiguous: a network may take views that want it otherwise
+            images = images.clone(memory_format=torch.contiguous_format)
         if dtype != torch.float64:
             return ((images.float() - self.mean) / self.std).to(dtype)
         mean, std = (torch.tensor(v, dtype=dtype, device=images.device).view(1, -1, 1, 1) for v in self._normalisation)

@@ -18,7 +18,20 @@ import torch
 from torch import Tensor
 
 from xai_lib.classifiers.modes import left_as_it_was
-from xai_lib.classifiers.tracing import LEAN, Layout, Site, Size, Through, Watch, candidates, hooked, layout_of, quarters, trace
+from xai_lib.classifiers.tracing import (
+    LEAN,
+    Layout,
+    Site,
+    Size,
+    Through,
+    Watch,
+    candidates,
+    grids,
+    hooked,
+    layout_of,
+    quarters,
+    trace,
+)
 from xai_lib.classifiers.trial import ClassifierError, probes, words_for
 from xai_lib.errors import nearest
 
@@ -146,7 +159,7 @@ def _named(classifier: Classifier, layer: str, size: Size) -> Place:
         return output
 
     with torch.no_grad(), words_for(classifier, size):
-        logits = run(classifier, images, site, keep)
+        run(classifier, images, site, keep)
     output = kept[0]
     shape = (1, *output.shape[1:]) if isinstance(output, Tensor) and len(output) == len(images) else None
     if not shape or len(shape) not in (3, 4) or not output.is_floating_point() or not candidates(shape, size):
@@ -155,7 +168,7 @@ def _named(classifier: Classifier, layer: str, size: Size) -> Place:
     steps = trace(classifier, size)
     layout = next((step.layout for step in steps if step.site == site), None)
     if layout is None:  # made by an operation that the trace does not see
-        layout, lean = layout_of(output, size, len(images))
+        layout, lean = layout_of(output, size, len(images), grids(steps))
         layout = layout if lean is not None and lean > LEAN else None
     place = Place(site, layout) if layout else None
     if place and place.layout.kind == "tokens":
@@ -163,7 +176,7 @@ def _named(classifier: Classifier, layer: str, size: Size) -> Place:
     if place is None:
         what = f"gives {shape}, which does not follow the image: a quarter that is changed does not change it most"
         raise _no_maps(classifier, layer, size, f"{what} there")
-    if not _matters(classifier, site, images, logits):
+    if not _reaches(classifier, place, size, False):
         raise _no_maps(classifier, layer, size, "gives maps on which the scores do not depend")
     return place
 
@@ -220,7 +233,10 @@ def _no_maps(classifier: Classifier, layer: str, size: Size, why: str) -> Classi
 
 
 def _reaches(classifier: Classifier, place: Place, size: Size, strict: bool) -> bool:
-    """Whether the scores depend on the maps at a place; with `strict` their gradient there must not vanish."""
+    """Whether the scores depend on the maps at a place; with `strict` their gradient there must not vanish.
+
+    Where it vanishes at the tokens of the image and not at the class token, they never do.
+    """
     held: list[Tensor] = []
     images = quarters(classifier, size)
 
@@ -238,7 +254,8 @@ def _reaches(classifier: Classifier, place: Place, size: Size, strict: bool) -> 
     if gradient is None:
         with torch.no_grad():
             return _matters(classifier, place.site, images, classifier(images))
-    return not strict or bool(place.layout.maps(gradient).any())
+    of_image = bool(place.layout.maps(gradient).any())
+    return of_image or not (strict or bool(gradient.any()))  # class tokens alone are no map
 
 
 def _aligned(classifier: Classifier, place: Place, size: Size) -> Place | None:

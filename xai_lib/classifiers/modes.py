@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import nn
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -38,5 +39,6 @@ def left_as_it_was(network: nn.Module) -> Iterator[None]:
             module.__dict__[_COMPILED] = call
         for parameter, requires_grad, grad in grads:
             if parameter.requires_grad != requires_grad:
-                parameter.requires_grad_(requires_grad)
+                with torch.inference_mode(parameter.is_inference()):  # where it was made
+                    parameter.requires_grad_(requires_grad)
             parameter.grad = grad

@@ -104,8 +104,9 @@ def log_odds(logits: Tensor, independent: bool) -> Tensor:
     classes = z.shape[1]
     if classes < 2:
         raise ValueError("log-odds need two classes or independent labels")
-    # leave-one-out by sums from both sides: n log n would do, but no subtraction may cancel
-    before = torch.logcumsumexp(z, 1)[:, :-1]
-    after = torch.logcumsumexp(z.flip(1), 1).flip(1)[:, 1:]
-    inner = torch.logaddexp(before[:, :-1], after[:, 1:])
-    return z - torch.cat([after[:, :1], inner, before[:, -1:]], 1)
+    total = z.logsumexp(1, keepdim=True)
+    top = z.argmax(1, keepdim=True)
+    rest = (z - total).scatter(1, top, -torch.inf)  # log p of the others, at most log(1/2): 1 - p cancels nothing
+    odds = rest - torch.log1p(-rest.exp())
+    others = z.scatter(1, top, -torch.inf).logsumexp(1, keepdim=True)
+    return odds.scatter(1, top, z.gather(1, top) - others)

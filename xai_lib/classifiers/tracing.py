@@ -8,7 +8,7 @@ no maps.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -103,6 +103,7 @@ def trace(classifier: Classifier, size: Size) -> list[Step]:
     newest: dict[int, tuple[weakref.ref[Tensor], int, int]] = {}  # tensor -> itself, its version and its step
     convolutional: set[int] = set()  # steps
     turned = False  # a map was seen that leans to the other side
+    seen_grids: set[Size] = set()  # sizes of maps, which tokens made from them have as well
     owners: dict[int, tuple[str, int]] = {}  # step -> module and call; an enclosing module ends later and takes its place
     runs: dict[str, int] = {}
     calls: dict[str, int] = {}
@@ -122,7 +123,7 @@ def trace(classifier: Classifier, size: Size) -> list[Step]:
         source = made_by(first)
         if name in _CONVOLUTIONAL or (source in convolutional and output.shape[2:] == first.shape[2:]):
             convolutional.add(len(made))
-        layout, lean = layout_of(output, size, len(images))
+        layout, lean = layout_of(output, size, len(images), seen_grids)
         sure = lean is not None and lean > LEAN
         if len(made) in convolutional and layout and layout.kind == "channels first":
             turned = turned or (lean is not None and lean < -0.5)
@@ -130,6 +131,8 @@ def trace(classifier: Classifier, size: Size) -> list[Step]:
         elif not sure:
             layout = None
         newest[id(output)] = weakref.ref(output), output._version, len(made)
+        if layout and layout.kind != "tokens":
+            seen_grids.add((layout.height, layout.width))
         made.append((name, calls.get(name, 0), layout, sure, source))
         calls[name] = calls.get(name, 0) + 1
         return output
@@ -181,10 +184,18 @@ def quarters(classifier: Classifier, size: Size) -> Tensor:
     return images
 
 
-def layout_of(output: Tensor, size: Size, n: int) -> tuple[Layout | None, float | None]:
-    """The layout in which `output` `(5, ...)` leans most to the changed quarters, and how far; see `_lean`."""
+def grids(steps: list[Step]) -> set[Size]:
+    """The sizes (h, w) of a pass's maps, tokens aside."""
+    return {(s.layout.height, s.layout.width) for s in steps if s.layout and s.layout.kind != "tokens"}
+
+
+def layout_of(output: Tensor, size: Size, n: int, known: set[Size]) -> tuple[Layout | None, float | None]:
+    """The layout in which `output` `(5, ...)` leans most to the changed quarters, and how far; see `_lean`.
+
+    `known`: the sizes of maps, of which tokens are made.
+    """
     found: list[tuple[float, Layout]] = []
-    fitting = candidates(tuple(output.shape), size) if len(output) == n else []
+    fitting = candidates(tuple(output.shape), size, known) if len(output) == n else []
     for layout in fitting:
         lean = _lean(layout.maps(output))
         if lean is None:
@@ -196,16 +207,19 @@ def layout_of(output: Tensor, size: Size, n: int) -> tuple[Layout | None, float 
     return layout, lean
 
 
-def candidates(shape: tuple[int, ...], size: Size) -> list[Layout]:
+def candidates(shape: tuple[int, ...], size: Size, known: Collection[Size] = ()) -> list[Layout]:
+    """The layouts that an output of `shape` may have by its numbers alone; of tokens the likeliest."""
     if len(shape) == 4:
         found = [("channels first", shape[2], shape[3]), ("channels last", shape[1], shape[2])]
         return [Layout(kind, h, w) for kind, h, w in found if h * w > 1 and _proportionate(h, w, size)]
+    tokens = []
     for offset in range(min(PREFIX, shape[1] - 2) + 1):
         places = shape[1] - offset
         height = max(1, round((places * size[0] / size[1]) ** 0.5))
-        if places % height == 0 and _proportionate(height, places // height, size):
-            return [Layout("tokens", height, places // height, offset)]
-    return []
+        width = places // height
+        if places == height * width and abs(size[0] * width / (size[1] * height) - 1) < 0.1:  # patches are nearly square
+            tokens.append(Layout("tokens", height, width, offset))
+    return sorted(tokens, key=lambda layout: (layout.height, layout.width) not in known)[:1]
 
 
 def _proportionate(height: int, width: int, size: Size) -> bool:

@@ -134,7 +134,8 @@ def _check_meaning(classifier: Classifier, alone: Tensor, together: Tensor) -> N
         if step == "softmax" or (not step and look_like_probabilities(torch.cat([alone, together]))):
             raise ClassifierError(
                 f"{classifier.name}: its outputs are probabilities (in 0..1, rows sum to 1); a second softmax would falsify "
-                'them. Take off the last softmax, or say Classifier(..., output="probabilities"); output="logits" takes them as logits'
+                'them. Take off the last softmax, or say Classifier(..., output="probabilities"); output="logits" takes them as '
+                "logits"
             )
         if step == "sigmoid":
             raise ClassifierError(

@@ -107,7 +107,8 @@ def _figures(found: Leaks, rows: pd.DataFrame, pictures: list[Any], out: Path) -
         (out / file).unlink(missing_ok=True)  # of an earlier look
     if there:
         titles = [tuple(_place(rows.iloc[i], side).replace("/", "\n") for side in ("", "twin_")) for i in there]
-        drawn = plots.copies([pictures[i] for i in there], titles, [_word(rows.iloc[i]) for i in there])
+        sides = [_word(rows.iloc[i]).replace(" bits, ", " bits\n") for i in there]
+        drawn = plots.copies([pictures[i] for i in there], titles, sides)
         (out / "copies.png").write_bytes(plots.png(drawn))
     trees = found.shortcuts
     if trees.empty:

@@ -212,7 +212,8 @@ def _score_cam(
     maps = feature_maps(classifier, image[None], settings.layer)
     activations = maps.activations[0]
     masks, place = _distinct(rescale(activations))
-    network = fast_network(classifier, replace(FLOAT32, inner_batch=plan_for(image.device).inner_batch))
+    plan = replace(FLOAT32, inner_batch=plan_for(image.device).inner_batch)
+    network = fast_network(classifier, plan, classifier.normalise(image[None]))
     rows = []
     with torch.no_grad():
         for part in masks.split(network.plan.inner_batch):

@@ -153,7 +153,7 @@ class Evaluation:
         if (image, copy) in self._kept:
             return self._kept[image, copy]
         with left_as_it_was(self.classifier):
-            recording = Recording(self.classifier.core, self.noisy(image, copy), self._last)
+            recording = Recording(self.classifier.core, lrp.at_least_float32(self.noisy(image, copy)), self._last)
         self._last = self._last or recording
         return recording
 
@@ -383,6 +383,6 @@ class EvoLrp(Explainer):
             calls += settings.runs + 1 + copies * (1 + len(found.history))
             values = found.values
         rule = composite(classifier, settings.rule, values, settings.groups if len(values) > 1 else "all", settings.bias)
-        recording = Recording(classifier.core, classifier.normalise(image[None]))
+        recording = Recording(classifier.core, lrp.inputs_of(classifier, image[None]))
         saliency = lrp.propagate(recording, rule, lrp.start_of(recording, wanted)[None])[0, 0].sum(0)
         return saliency, calls, {"values": values, "tuned_here": not settings.values, "calls": calls}

@@ -231,5 +231,5 @@ class LrpComposite(Explainer):
 
 def counts(classifier: Classifier, images: Tensor, settings: Settings | None = None) -> dict[str, int]:
     """How many convolutions and dense layers of a classifier have which rule; `images` `(N, C, H, W)` in 0..1 for the pass."""
-    recording = Recording(classifier.core, classifier.normalise(images))
+    recording = Recording(classifier.core, lrp.inputs_of(classifier, images))
     return (settings or Settings()).build(classifier).counts(recording)

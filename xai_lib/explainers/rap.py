@@ -157,7 +157,7 @@ class Rap(Explainer):
     def explain_image(
         self, classifier: Classifier, image: Tensor, target: int, settings: Settings, rng: np.random.Generator
     ) -> tuple[Tensor, int, dict[str, Any]]:
-        recording = Recording(classifier.core, classifier.normalise(image[None]))
+        recording = Recording(classifier.core, lrp.inputs_of(classifier, image[None]))
         found = propagate(recording, torch.tensor([target], device=image.device))[0]
         total = float(found.sum(dtype=torch.float64))
         size = float(found.abs().sum(dtype=torch.float64))

@@ -9,6 +9,7 @@ on JPEG at quality 30 to 95, scaling by 0.5 to 2, grey, contrast, blur and stret
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -73,21 +74,29 @@ def _hashes(grey: Image.Image) -> np.ndarray:
 
     low = dct(dct(np.asarray(grey.resize((32, 32), Image.Resampling.LANCZOS), float), axis=0), axis=1)[:8, :8]
     odd = (-1.0) ** np.arange(8)
-    bits = []
+    ways = []
     for turn in range(8):
         values = low.T if turn & 1 else low
         values = values * (odd[:, None] if turn & 2 else 1) * (odd if turn & 4 else 1)
-        bits.append(np.packbits(values > np.median(values)).view(">u8")[0])
-    return np.array(bits, np.uint64)
+        ways.append(values.ravel())
+    middle = np.sort(ways, axis=1)[:, 31:33].mean(1, keepdims=True)  # the median
+    found: np.ndarray = np.packbits(np.array(ways) > middle, axis=1).view(">u8")[:, 0].astype(np.uint64)
+    return found
 
 
 def _structure(small: np.ndarray) -> float:
     """Flat images and even gradients, also round ones, have none."""
+    surface, values = _surfaces(), small.astype(float).ravel()
+    return float((values - surface @ (surface.T @ values)).std())
+
+
+@cache
+def _surfaces() -> np.ndarray:
+    """Orthonormal quadratic surfaces `(32 * 32, 6)`."""
     axis = np.linspace(-1, 1, SMALL)
     x, y = np.meshgrid(axis, axis)
-    surface = np.stack([np.ones_like(x), x, y, x * x, y * y, x * y], -1).reshape(-1, 6)
-    values = small.astype(float).ravel()
-    return float((values - surface @ np.linalg.lstsq(surface, values, rcond=None)[0]).std())
+    found: np.ndarray = np.linalg.qr(np.stack([np.ones_like(x), x, y, x * x, y * y, x * y], -1).reshape(-1, 6))[0]
+    return found
 
 
 def same(a: Look, b: Look, turn: int = 0) -> bool:

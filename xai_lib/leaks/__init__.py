@@ -98,8 +98,8 @@ class Leaks:
         first = _ordered(self.pictures["split"])[0]
         rows = rows.assign(twice=twice, later=rows["split"] == first).sort_values("later", kind="stable")
         rows = rows.drop_duplicates("twice")
-        rows = rows.assign(turn=rows.groupby(["across", "kind", "class"]).cumcount(), classes=rows["across"] == "class")
-        return rows.sort_values(["turn", "classes", "kind"]).head(n)[list(self.twins.columns)].reset_index(drop=True)
+        rows = rows.assign(order=rows.groupby(["across", "kind", "class"]).cumcount(), classes=rows["across"] == "class")
+        return rows.sort_values(["order", "classes", "kind"]).head(n)[list(self.twins.columns)].reset_index(drop=True)
 
 
 def find(

@@ -24,6 +24,11 @@ WAY_OUT = (
     'pixels=False for lrp, pixels="gamma" for lrp_composite, zbox=None in a composite'
 )
 
+WORDS = {
+    "pool": "pooling or a mean", "max": "max pooling", "sum": "a sum of branches", "product": "a product of branches",
+    "mixing": "a product of matrices", "selection": "a choice among values",
+}  # fmt: skip
+
 
 class Reached(Exception):  # no error: the end of a pass
     """The first layer, and what it sees."""
@@ -54,9 +59,7 @@ def check(recording: Recording) -> None:
     obstacles = [o for o in recording.pixels if not o.monotone]
     if obstacles:
         shape = tuple(recording.linear[0].inputs[0].shape)
-        words = {"pool": "pooling or a mean", "max": "max pooling", "sum": "a sum of branches", "product": "a product of branches",
-                 "mixing": "a product of matrices", "selection": "a choice among values"}  # fmt: skip
-        found = words.get(obstacles[0].kind, "a function that rises and falls")
+        found = WORDS.get(obstacles[0].kind, "a function that rises and falls")
         raise RelevanceError(
             f"the first layer of {type(recording.network).__name__} sees {shape} made of the inputs "
             f"{tuple(recording.inputs.shape)} by {found}, which does not act on each pixel alone: {WAY_OUT}"

@@ -91,6 +91,8 @@ class Mode(TorchFunctionMode, ABC):
             return self.call(F.linear, args[0], weight)
         if func is F.pad:
             return self._pad(*args, **kwargs)
+        if func in known.MEANS and self.axes.get(id(args[0]), 0) > 0:
+            return self._mean(func, args, kwargs)
         kind = self._kind(func, args, kwargs, inputs)
         if kind is None:
             return self._native(func, args, kwargs, inputs, f"{name}()")
@@ -152,9 +154,9 @@ class Mode(TorchFunctionMode, ABC):
         if func in known.ESCAPES and (hiding or masked):
             raise UnsupportedNetwork(f"{self.here()}: {name_of(func)}() takes a value out of torch that depends on the input "
                                      f"in a hidden way: {(hiding or ['through a mask or an index'])[0]}")  # fmt: skip
-        setting = func in (torch.Tensor.__setitem__, torch.Tensor.data.__set__)
+        setting = func == torch.Tensor.__setitem__ or func == known.SET_DATA
         writes = setting or known.in_place(func, args, kwargs)
-        if writes and (hiding or (inputs and (not torch.is_grad_enabled() or func == torch.Tensor.data.__set__))):
+        if writes and (hiding or (inputs and (not torch.is_grad_enabled() or func == known.SET_DATA))):
             self._write(args[0], hiding[0] if hiding else through or "data")
         if inputs and torch.is_grad_enabled():
             self._all_seen(func, args, kwargs)
@@ -243,6 +245,16 @@ class Mode(TorchFunctionMode, ABC):
         if id(value) in self.masks:
             self.masks.add(id(found))
         return found
+
+    def _mean(self, func: Any, args: Any, kwargs: Any) -> Tensor:
+        """A mean or sum where the images are on another axis than the first: they are brought there and back."""
+        x, axis = args[0], self.axes[id(args[0])]
+        dims = kwargs.get("dim", args[1] if len(args) > 1 else None)
+        dims = [d % x.ndim for d in ([dims] if isinstance(dims, int) else dims or range(x.ndim))]
+        keep = kwargs.get("keepdim", args[2] if len(args) > 2 else False)
+        front = self.call(torch.movedim, x, axis, 0)
+        found = self.call(func, front, [0 if d == axis else d + (d < axis) for d in dims], keep)
+        return cast(Tensor, self.call(torch.movedim, found, 0, axis - (0 if keep else sum(d < axis for d in dims))))
 
     def _broadcast(self, args: Any) -> tuple[Any, list[Tensor]]:
         """Both operands of a sum or product, those that depend on the input in the shape of the result."""

@@ -92,6 +92,8 @@ SHAPED = named(
     "zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "new_zeros", "new_ones", "new_empty",
     "new_full", "new_tensor", "size", "stride",
 )  # fmt: skip
+#: what writes values into a tensor without a result
+SET_DATA: Any = vars(torch._C.TensorBase)["data"].__set__ if "data" in vars(torch._C.TensorBase) else None
 ARGUMENTS = {
     "conv": ("input", "weight", "bias", "stride", "padding", "dilation", "groups"),
     "conv_transpose": ("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation"),

@@ -10,12 +10,17 @@ from torch import Tensor
 from xai_lib.relevance.functions import VIEW_NODES
 from xai_lib.relevance.operations import Back, Operation, UnsupportedNetwork
 
+KNOWN = (
+    "known are convolutions, dense layers, normalisations, elementwise activations, attention, pooling, sums, products and "
+    "concatenations of branches"
+)
 OURS: Any = cast(Any, Back)._backward_cls
 
 
 def carrying(output: Tensor) -> Iterator[Any]:
     """Each node that relevance passes on its way from `output`; gates are left out."""
-    waiting, seen = [output.grad_fn], {output.grad_fn}
+    waiting: list[Any] = [output.grad_fn]
+    seen = {output.grad_fn}
     while waiting:
         node = waiting.pop()
         yield node
@@ -37,8 +42,7 @@ def check(logits: Tensor, inputs: Tensor, unknown: dict[Any, str]) -> set[int]:
     reached, live = False, set()
     for node in carrying(logits):
         if node in unknown:
-            raise UnsupportedNetwork(unknown[node] + "; known are convolutions, dense layers, normalisations, elementwise "
-                                     "activations, attention, pooling, sums, products and concatenations of branches")  # fmt: skip
+            raise UnsupportedNetwork(f"{unknown[node]}; {KNOWN}")
         name = str(node.name())
         if isinstance(node, OURS):
             live.add(id(node.operation))

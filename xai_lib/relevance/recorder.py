@@ -31,7 +31,7 @@ from xai_lib.relevance.layers import (
 from xai_lib.relevance.operations import Back, Operation, Tape, UnsupportedNetwork
 
 
-class BesideItsNorm(Exception):  # noqa: N818  # no error: the pass begins again
+class BesideItsNorm(Exception):  # no error: the pass begins again
     """A layer's output is read by something beside the batch norm of that number, which is then a layer of its own."""
 
     def __init__(self, norm: int) -> None:
@@ -130,7 +130,8 @@ class Recorder(Mode):
         output = torch.addcmul(shift.view(shape), x.detach(), scale.view(shape))
         before, number = self.made.pop(id(x), None), self.norms
         self.norms += 1
-        if before is None or number in self.tape.apart or (isinstance(before.layer, Dense) and x.ndim > 2):  # whose units are not the norm's
+        others = isinstance(before.layer, Dense) and x.ndim > 2 if before is not None else True  # its units are not the norm's
+        if before is None or others or number in self.tape.apart:
             self.used(inputs)
             operation = self._operation("scale", [x], output, Scaling(scale, shift, f"a norm {self.here()}"))
             operation.monotone = True

@@ -94,11 +94,11 @@ def multi_head_attention(
 ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
     """`F.multi_head_attention_forward` of `(L, N, E)`, computed with the images on the first axis."""
     if query.ndim != 3 or add_zero_attn or bias_k is not None or static_k is not None or static_v is not None:
-        raise UnsupportedNetwork("attention of single tokens, or with keys of its own, has no rule; expected (L, N, E) and no bias_k")
-    if use_separate_proj_weight:
-        weights = [q_proj_weight, k_proj_weight, v_proj_weight]
-    else:
-        weights = list(in_proj_weight.chunk(3))  # type: ignore[union-attr]
+        raise UnsupportedNetwork(
+            "attention with keys of its own, or without an axis of images, has no rule; expected (L, N, E) and no bias_k"
+        )
+    separate = q_proj_weight, k_proj_weight, v_proj_weight
+    weights = separate if in_proj_weight is None else in_proj_weight.chunk(3)
     biases = [None] * 3 if in_proj_bias is None else in_proj_bias.chunk(3)
     heads = []
     for x, weight, bias in zip((query, key, value), weights, biases, strict=True):
@@ -110,7 +110,8 @@ def multi_head_attention(
     if key_padding_mask is not None:
         padding = _float_mask(key_padding_mask, query)[:, None, None]  # type: ignore[index]
         mask = padding if mask is None else mask + padding
-    found, weight = attended(call, *heads, mask, dropout_p if training else 0.0, False)
+    q, k, v = heads
+    found, weight = attended(call, q, k, v, mask, dropout_p if training else 0.0, False)
     found = call(torch.flatten, call(torch.transpose, found, 1, 2), 2)
     found = call(torch.transpose, call(F.linear, found, out_proj_weight, out_proj_bias), 0, 1)
     if not need_weights:

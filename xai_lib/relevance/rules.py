@@ -359,7 +359,8 @@ def reciprocal(z: Tensor, stabiliser: float) -> Tensor:
 
 def least(dtype: torch.dtype) -> float:
     """Sums of contributions up to this count as 0: relevance over them would grow beyond the numbers."""
-    return 1e-20 if dtype == torch.float32 else torch.finfo(dtype).tiny * 1e10
+    known = {torch.float32: 1e-20, torch.bfloat16: 1e-20, torch.float16: 1e-4}
+    return known.get(dtype, torch.finfo(dtype).tiny * 1e10)
 
 
 def signs(x: Tensor) -> State:

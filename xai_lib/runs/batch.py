@@ -32,6 +32,8 @@ CAUSES = {
 class BatchError(XaiError):
     """The batch itself failed, not a notebook of it."""
 
+    exit_code = 1
+
 
 @dataclass(frozen=True)
 class Standing:

@@ -217,17 +217,12 @@ def main() -> None:
         if "--debug" in sys.argv:
             traceback.print_exc()
         typer.echo(f"xai: {error}", err=True)
-        sys.exit(_code(error))
+        sys.exit(error.exit_code)
 
 
 def _leave(number: int, _frame: Any) -> None:
     """A signal outside of a batch, which has handlers of its own."""
     sys.exit(128 + number)
-
-
-def _code(error: Any) -> int:
-    """2 for usage, 3 for a held profile, 1 for what failed on the way."""
-    return {"HeldError": 3, "BatchError": 1, "PublishError": 1, "DamagedReferenceError": 1}.get(type(error).__name__, 2)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,8 @@ Tolerance = Limit | dict[str, Limit]
 class DamagedReferenceError(XaiError):
     """The committed reference is not what was published."""
 
+    exit_code = 1
+
 
 @dataclass
 class Comparison:

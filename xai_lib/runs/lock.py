@@ -24,6 +24,8 @@ from xai_lib.runs.project import Project
 class HeldError(XaiError):
     """Another run holds the profile."""
 
+    exit_code = 3
+
 
 class Lock:
     """The held lock file; what it says lets the next batch clean up after a dead one."""

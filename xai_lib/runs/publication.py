@@ -17,6 +17,8 @@ LIMIT = 3_000_000
 class PublishError(XaiError):
     """A result that must not be committed: incomplete, damaged or too large."""
 
+    exit_code = 1
+
 
 def publish(
     result_folder: str | Path, target_folder: str | Path, *, tables_only: bool = False, limit: int = LIMIT
