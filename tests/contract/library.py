@@ -109,7 +109,7 @@ def _torchvision_vit() -> Subject:
     with seeded():
         network = VisionTransformer(48, 8, 2, 3, 48, 96, num_classes=6)
         nn.init.normal_(network.heads.head.weight, std=0.02)
-    layer = "encoder.layers.encoder_layer_1.mlp.1"
+    layer = "encoder.layers.encoder_layer_0.mlp.1"
     return subject(network, network.heads.head, 48, layer=layer, fold=tokens({48, 96}, 1), grids=(6,))
 
 
