@@ -86,15 +86,18 @@ def feature_maps(
             raise ExplanationError(f"{classifier.name}: {NO_GRADIENTS}") from error
         wanted = _classes(logits, targets)
         scores = score_of(classifier, logits, wanted, score)
-        if wanted.numel() and not scores.requires_grad:
+        gradients: list[Tensor | None] = [None] * wanted.shape[1]
+        if wanted.numel() and scores.requires_grad:
+            gradients = [torch.autograd.grad(one, seen[0], retain_graph=True, allow_unused=True)[0] for one in scores.sum(0)]
+        if any(g is None for g in gradients):
             raise ExplanationError(
                 f"{classifier.name}: the scores do not depend on layer {place.name!r}, or not differentiably "
                 "(a quantised layer, no_grad or detach behind it); name another with layer="
             )
-        gradients = [torch.autograd.grad(one, seen[0], retain_graph=True)[0] for one in scores.sum(0)] if wanted.numel() else []
-    _check_gradients(classifier, place.name, gradients)
+        slopes = [g for g in gradients if g is not None]
+    _check_gradients(classifier, place.name, slopes)
     wide = torch.float64 if logits.dtype == torch.float64 else torch.float32
-    maps, *slopes = (place.layout.maps(t.detach()).to(wide) for t in (seen[0], *gradients))
+    maps, *slopes = (place.layout.maps(t.detach()).to(wide) for t in (seen[0], *slopes))
     stacked = torch.stack(slopes) if slopes else maps.new_empty(0, *maps.shape)
     return FeatureMaps(maps, logits.detach().to(wide), stacked, wanted, classifier.probabilities_of(logits.detach()))
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.checkpoint import CheckpointError
 
 from xai_lib.classifiers import Classifier
 from xai_lib.classifiers.fingerprint import structure_of
@@ -111,6 +112,11 @@ def gradients_in_words(classifier: Classifier) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        if isinstance(error, CheckpointError):
+            raise ExplanationError(
+                f"{classifier.name}: a layer inside of torch.utils.checkpoint, whose pass is made again without the layer's new "
+                'input; name a layer outside of it, or layer="pixels", or switch checkpointing off'
+            ) from error
         if not _NO_WAY_BACK.search(str(error)):
             raise
         raise ExplanationError(

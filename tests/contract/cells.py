@@ -74,7 +74,8 @@ def _settings(method: str, on: Subject) -> list[dict[str, Any]]:
     if method in ("fem", "score_cam") and on.layer:
         return [settings | {"layer": on.layer}]
     if not on.chain:  # what conserves exactly is what an oracle can hold on to
-        settings = settings | {"evo_lrp": {"bias": "spread"}, "lrp_composite": {"epsilon": 1e-9}}.get(method, {})
+        conserving = {"evo_lrp": {"bias": "spread", "values": (1.0,)}, "lrp_composite": {"epsilon": 1e-9}}
+        settings = settings | conserving.get(method, {})
     return [settings]
 
 

@@ -240,12 +240,16 @@ def _quantised() -> Subject:
         warnings.simplefilter("ignore")
         network = torch.ao.quantization.quantize_dynamic(Body(features, head).eval(), {nn.Linear}, torch.qint8)
 
-    class Twin(nn.Module):  # what a quantised layer gives cannot be had in float64
-        def forward(self, x: Tensor) -> Tensor:
-            with torch.no_grad():
-                return torch.cat([network(row[None].float()) for row in x]).double()
+    def alone(x: Tensor, part: nn.Module) -> Tensor:  # what a quantised layer gives cannot be had in float64
+        with torch.no_grad():
+            return torch.cat([part(row[None].float()) for row in x]).double()
 
-    return Subject(network, Twin(), tolerance=1e-2)
+    class Twin(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return alone(x, network)
+
+    parts = (lambda x: alone(x, network.features)), (lambda a: alone(a, network.head))
+    return Subject(network, Twin(), (parts,), tolerance=1e-2)
 
 
 # Wrappers and modes -------------------------------------------------------------------------------------------------

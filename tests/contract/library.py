@@ -109,7 +109,8 @@ def _torchvision_vit() -> Subject:
     with seeded():
         network = VisionTransformer(48, 8, 2, 3, 48, 96, num_classes=6)
         nn.init.normal_(network.heads.head.weight, std=0.02)
-    return subject(network, network.heads.head, 48, layer="encoder.layers.encoder_layer_1.mlp.1", fold=tokens({48, 96}, 1), grids=(6,))
+    layer = "encoder.layers.encoder_layer_0.mlp.1"
+    return subject(network, network.heads.head, 48, layer=layer, fold=tokens({48, 96}, 1), grids=(6,))
 
 
 @entry("torchvision DenseNet", "every layer is added to the channels of the one before, functions for activations")

@@ -91,7 +91,7 @@ def near(found: float, wanted: float, what: str, tolerance: float) -> None:
 
 
 def feature_maps(e: Explained, targets: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Maps `(K, h, w)` that a CAM may take, and gradients `(T, K, h, w)` of the targets' log-odds by them."""
+    """Maps `(K, h, w)` that a CAM may take, and gradients `(T, K, h, w)` of the log-odds of `targets`, none or more."""
     network, link = twin_of(e.subject), e.subject.link
     if e.subject.splits:
         for features, head in e.subject.splits:
@@ -115,8 +115,9 @@ def feature_maps(e: Explained, targets: Sequence[int]) -> Iterator[tuple[Tensor,
 
 def _gradients(logits: Tensor, raw: Tensor, targets: Sequence[int], link: str, fold: Part) -> tuple[Tensor, Tensor]:
     scores = [log_odds(logits, t, link).sum() for t in targets]
-    gradients = [torch.autograd.grad(s, raw, retain_graph=True)[0] for s in scores]
-    return fold(raw.detach())[0], torch.stack([fold(g)[0] for g in gradients])
+    gradients = [fold(torch.autograd.grad(s, raw, retain_graph=True)[0])[0] for s in scores]
+    maps = fold(raw.detach())[0]
+    return maps, torch.stack(gradients) if gradients else maps.new_empty(0, *maps.shape)
 
 
 def stretched(low: Tensor, size: tuple[int, int]) -> Tensor:
@@ -142,13 +143,13 @@ def layer_cam(a: Tensor, g: Tensor) -> Tensor:
     return (g.relu() * a).sum(0).relu()
 
 
-def fem(a: Tensor, _g: Tensor) -> Tensor:
+def fem(a: Tensor) -> Tensor:
     """Fuad et al. 2020: a unit's mean where it exceeds its mean by two deviations."""
     mean, deviation = a.mean((1, 2), keepdim=True), a.std((1, 2), correction=0, keepdim=True)
     return ((a > mean + 2 * deviation) * mean).sum(0).relu()
 
 
-CAMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+CAMS: dict[str, Callable[..., Tensor]] = {
     "grad_cam": grad_cam, "grad_cam_pp": grad_cam_pp, "layer_cam": layer_cam, "fem": fem,
 }  # fmt: skip
 
@@ -167,8 +168,8 @@ def any_of(checks: Sequence[Callable[[], None]]) -> None:
 def cam(e: Explained) -> None:
     by_hand, tolerance = CAMS[e.method], e.tolerance
     any_of([
-        lambda a=a, g=g: same(e.map, stretched(by_hand(a, g[0]), e.subject.size), "map", tolerance)  # type: ignore[misc]
-        for a, g in feature_maps(e, [e.target])
+        lambda a=a, g=g: same(e.map, stretched(by_hand(a, *g[:1]), e.subject.size), "map", tolerance)  # type: ignore[misc]
+        for a, g in feature_maps(e, [e.target] if e.method != "fem" else [])
     ])  # fmt: skip
 
 
@@ -183,7 +184,7 @@ def score_cam(e: Explained) -> None:
             shown = twin_of(e.subject)(e.subject.normalised(e.subject.image.double() * masks))[:, e.target]
         same(e.map, stretched((shown.softmax(0)[:, None, None] * a).sum(0).relu(), e.subject.size), "map", e.tolerance)
 
-    any_of([lambda a=a: check(a) for a, _ in feature_maps(e, [e.target])])  # type: ignore[misc]
+    any_of([lambda a=a: check(a) for a, _ in feature_maps(e, [])])  # type: ignore[misc]
 
 
 def advise(e: Explained) -> None:

@@ -30,12 +30,18 @@ class Core(nn.Module):
         return self.read(self.network(inputs))
 
 
-def last_step(answer: Tensor) -> str:
-    """ "softmax" or "sigmoid" if that is what made `answer`, by its graph, views aside; else ""."""
+def last_step(answer: Tensor) -> str | None:
+    """ "softmax" or "sigmoid" if that is what made `answer`, by its graph, views aside; "" for another step.
+
+    None: the graph does not say. There is none, or its node is a function with a gradient of its own, as those
+    by which relevance is handed back.
+    """
     node = answer.grad_fn
     while node is not None and node.name().startswith(_VIEWS):
         node = next((n for n, _ in node.next_functions if n is not None), None)
-    return _ENDS.get(node.name(), "") if node is not None else ""
+    if node is None or isinstance(node, torch.autograd.function.BackwardCFunction):
+        return None
+    return _ENDS.get(node.name(), "")
 
 
 def look_like_probabilities(answer: Tensor) -> bool:
@@ -67,8 +73,9 @@ class Labels:
     def __call__(self, answer: Any) -> Tensor:
         if not isinstance(answer, Tensor):
             return answer  # what it is instead is said where logits are checked
-        if answer.grad_fn is not None:
-            self.squashed = last_step(answer) == "sigmoid"
+        step = last_step(answer)
+        if step is not None:
+            self.squashed = step == "sigmoid"
         elif self.squashed is None:  # without a graph there is only what the values look like
             self.squashed = bool((answer >= 0).all() and (answer <= 1).all())
         return logit_of_probabilities(answer) if self.squashed else answer

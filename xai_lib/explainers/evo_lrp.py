@@ -77,7 +77,7 @@ class Evaluation:
         groups: lrp.Grouping = "resolution", bias: Bias = "keep", runs: int = 100, subset: int = 224, samples: int = 5,
         bound: float = 0.2, seed: int = 0, memory: float = 6e9,
     ) -> None:  # fmt: skip
-        images = checked_images(images).to(classifier.device)
+        images = checked_images(images, classifier.channels).to(classifier.device)
         if targets.shape != (len(images),):
             raise TuningError(f"targets: expected ({len(images)},), one an image, found {tuple(targets.shape)}")
         self.classifier, self.memory = classifier, memory
@@ -129,7 +129,9 @@ class Evaluation:
         for i in range(len(self.inputs)):
             clean = self.maps(values, i)
             if "FC" in found:
-                fc = faithfulness.faithfulness_correlation(clean[:, None, None], self.drops[i : i + 1], self.indices[i])
+                fc = faithfulness.faithfulness_correlation(
+                    clean[:, None, None], self.drops[i : i + 1], self.indices[i], self.inputs.shape[1]
+                )
                 found["FC"].append(fc[:, 0])
             if "SP" in found:
                 found["SP"].append(faithfulness.sparseness(clean))
@@ -163,7 +165,7 @@ class Evaluation:
     def fingerprint(self) -> str:
         """What the scores depend on, as a checksum: network (by its answers), images, targets, perturbations, rule."""
         said = repr((self.family, self.groups, self.bias, self.samples, self.bound, self.targets.tolist())).encode()
-        arrays = [t.cpu().numpy().tobytes() for t in (self.inputs, self.indices, self.drops.float())]
+        arrays = [t.cpu().numpy().tobytes() for t in (self.inputs.float(), self.indices, self.drops.float())]
         return hashlib.blake2b(b"".join([said, *arrays]), digest_size=16).hexdigest()
 
 

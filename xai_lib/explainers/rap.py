@@ -124,7 +124,7 @@ def relevance(
 
 def propagate(recording: Recording, targets: Tensor, zbox: lrp.Box | None = None) -> Tensor:
     """RAP relevance `(N, C, H, W)` of a recorded pass for the classes `targets` `(N,)`."""
-    last = recording.operations[-1]
+    last = [o for o in recording.operations if o.live][-1]  # a branch beside the logits does not count
     if not (last.kind == "linear" and isinstance(last.layer, Dense)):
         name = recording.linear[-1].layer
         raise UnsupportedNetwork(

@@ -62,6 +62,10 @@ class Recording(Tape):
         if not isinstance(inputs, Tensor) or inputs.ndim < 2 or not inputs.is_floating_point():
             found = f"{tuple(inputs.shape)} of {inputs.dtype}" if isinstance(inputs, Tensor) else type(inputs).__name__
             raise RelevanceError(f"inputs: expected floats (N, C, H, W), normalised as the network wants them; found {found}")
+        if any(isinstance(m, torch.jit.ScriptModule) for m in network.modules()):
+            raise UnsupportedNetwork(
+                f"{type(network).__name__}: a scripted network shows none of its layers; give the module that it was made from"
+            )
         super().__init__(network, earlier.layers if earlier is not None else {})
         layout = torch.channels_last if inputs.ndim == 4 else torch.contiguous_format
         self.inputs = inputs.detach().contiguous(memory_format=layout)
