@@ -227,9 +227,10 @@ def test_maps_of_the_contract_are_the_low_ones_stretched_and_enlarged(
 
 def test_one_pass_serves_all_and_maps_may_be_handed_over(real: tuple[Classifier, Tensor]) -> None:
     classifier, pixels = real
-    assert classifier.feature_layer  # found by trial runs, once
     passes: list[int] = []
     counted = classifier.network.register_forward_hook(lambda *_: passes.append(1))
+    assert classifier.feature_layer  # found by trial runs, once
+    passes.clear()
     targets = torch.tensor([[281, 285], [967, 504]])
     found = cam.shared(classifier, pixels, targets)
     assert len(passes) == 1
