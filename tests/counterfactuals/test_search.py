@@ -266,5 +266,7 @@ def test_wrong_input_is_refused() -> None:
         counterfactuals.invert(GENERATOR, CLASSIFIER, PICTURE, {})
     with pytest.raises(ClassifierError, match="small has no layer 'features'"):
         search(layer="features", updates=0)
-    with pytest.raises(GeneratorError, match=r"class_vector \(N, 3\)"):
+    with pytest.raises(GeneratorError, match=r"class vector 'correct': expected \(1, 3\), found \(1, 5\)"):
         search({"correct": torch.ones(1, 5)}, updates=0)
+    with pytest.raises(GeneratorError, match="class vector 'wrong': expected finite floats, found NaN"):
+        search({"wrong": torch.full((1, 3), float("nan"))}, updates=0)
