@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from tests.networks import picture, tiny
-from xai_lib import classifiers, images
+from xai_lib import classifiers, explainers, images
 from xai_lib.classifiers import Classifier, ClassifierError, Provenance, UnknownNetwork, WeightsError
+from xai_lib.errors import XaiError
+from xai_lib.images import View
 
 needs_weights = pytest.mark.skipif(not os.environ.get("XAI_WEIGHTS_HOME"), reason="XAI_WEIGHTS_HOME is not set")
 needs_data = pytest.mark.skipif(not os.environ.get("XAI_DATA_HOME"), reason="XAI_DATA_HOME is not set")
@@ -174,3 +176,80 @@ def test_devices() -> None:
     assert classifiers.find_device("auto").type in ("cpu", "cuda", "mps")
     with pytest.raises(ClassifierError, match="device 'gpu' is not on this machine; use auto or one of: cpu"):
         classifiers.find_device("gpu")
+
+
+def test_what_is_no_network_or_no_normalisation_is_named() -> None:
+    with pytest.raises(ClassifierError, match="network: expected a torch module, found function; a function becomes one"):
+        Classifier(lambda x: x)  # type: ignore[arg-type]
+    for mean, std in (((0.5,), (0.2, 0.2)), ((0.5,), (0.0,)), ((), ()), ("gray", (1.0,))):
+        with pytest.raises(ClassifierError, match="mean and std: expected one number for each channel"):
+            Classifier(tiny().network, mean=mean, std=std)  # type: ignore[arg-type]
+    exported = torch.export.export(tiny().network.eval(), (torch.rand(2, 3, 32, 32),)).module()
+    with pytest.raises(ClassifierError, match="cannot be put into evaluation mode"):
+        Classifier(exported)
+    assert Classifier(tiny().network, mean=torch.zeros(3), std=[1, 1, 1]).channels == 3  # type: ignore[arg-type]
+
+
+def test_a_part_that_was_compiled_runs_as_it_was_written_meanwhile() -> None:
+    plain, partly = tiny(), tiny()
+    partly.network[3] = torch.compile(partly.network[3], backend="eager")
+    whole = Classifier(tiny().network, view=View(32, 36))
+    whole.network.compile(backend="eager")
+    image = picture(0)[None]
+    for method in ("grad_cam", "lrp", "integrated_gradients"):
+        wanted = explainers.get(method).explain(plain, image).maps
+        for other in (partly, whole):
+            assert torch.allclose(explainers.get(method).explain(other, image).maps, wanted, atol=1e-6)
+    assert whole.network._compiled_call_impl is not None
+
+
+@pytest.mark.parametrize("end", ["softmax", "exp of log_softmax", "sigmoid and its opposite", "half, view"])
+def test_probabilities_are_recognised_however_they_are_made(end: str) -> None:
+    class Ends(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = tiny().network
+
+        def forward(self, x: Tensor) -> Tensor:
+            z = self.inner(x)
+            if end == "softmax":
+                return z.softmax(1)
+            if end == "exp of log_softmax":
+                return z.log_softmax(1).exp()
+            if end == "half, view":
+                return z.softmax(-1).half().float().view(-1, 5)
+            p = z[:, :1].sigmoid()
+            return torch.cat([p, 1 - p], 1)
+
+    ends = Ends()
+    with pytest.raises(ClassifierError, match=r'its outputs are probabilities .* output="probabilities"'):
+        Classifier(ends, view=View(32, 36)).check()
+    declared = Classifier(ends, view=View(32, 36), output="probabilities")
+    declared.check()
+    image = picture(0)[None]
+    assert torch.allclose(declared.probabilities(image), ends.eval()(declared.normalise(image)), atol=1e-3)
+
+
+def test_independent_labels_before_and_behind_their_sigmoid_are_the_same() -> None:
+    class Squashed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = tiny().network
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inner(x).sigmoid()
+
+    image = picture(0)[None]
+    before = Classifier(tiny().network, view=View(32, 36), output="sigmoid")
+    behind = Classifier(Squashed(), view=View(32, 36), output="sigmoid")
+    with torch.no_grad():
+        by_hand = tiny()(image).sigmoid()
+    for one in (before, behind):
+        assert torch.allclose(one.probabilities(image), by_hand, atol=1e-6)
+    with pytest.raises(ClassifierError, match=r'come from a sigmoid.* output="sigmoid"'):
+        Classifier(Squashed(), view=View(32, 36)).check()
+    for method in ("grad_cam", "integrated_gradients"):
+        maps = [explainers.get(method).explain(one, image, 2).maps for one in (before, behind)]
+        assert torch.allclose(maps[0], maps[1], atol=1e-4)
+    with pytest.raises(XaiError, match="relevance begins at logits; give the network without its softmax or sigmoid"):
+        explainers.get("lrp").explain(behind, image)

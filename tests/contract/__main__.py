@@ -24,9 +24,15 @@ def table() -> networks.Contract:
     return networks.Contract({name: awkward for name, (awkward, _) in ZOO.items()}, reasons, states)
 
 
+def _lines(part: dict[str, object]) -> str:
+    """A line for each network or reason."""
+    return ",\n".join(f" {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in part.items())
+
+
 def write() -> None:
     found = table()
-    networks.FILE.write_text(json.dumps(vars(found), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    parts = [f"{json.dumps(key)}: {{\n{_lines(part)}\n}}" for key, part in vars(found).items()]
+    networks.FILE.write_text("{\n" + ",\n".join(parts) + "\n}\n", encoding="utf-8")
     DOCS.parent.mkdir(exist_ok=True)
     DOCS.write_text(found.markdown(), encoding="utf-8")
     rendering.write()

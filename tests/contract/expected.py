@@ -49,6 +49,10 @@ REASONS = {
     "two classes": Reason(
         r"compares two classes, and there is one output", r"output=", "one output, where two classes are compared"
     ),
+    "no logits": Reason(
+        r"relevance begins at logits", r"without its softmax or sigmoid",
+        "probabilities, declared as such, where relevance needs the logits",
+    ),
     "no rule": Reason(r"no rule is known for", r"known are", "operations for which relevance has no rule"),
     "bounds": Reason(
         r"needs bounds of what that layer sees", r'pixels="gamma"',
@@ -62,7 +66,7 @@ REASONS = {
         "a network that gives no gradients: quantised, or made in inference mode",
     ),
     "unseen": Reason(
-        r"did not see|depends on the input unseen|no_grad", r".",
+        r"did not see|depends on the input unseen|no_grad", r"lime|known are|another|way",
         "parts of the forward pass that no gradient or trace passes through",
     ),
     "checkpoint": Reason(
@@ -147,9 +151,9 @@ EXPECTED: dict[str, dict[str, str]] = {
     "one logit": row(("one column", METHODS)),
     "one logit, output=sigmoid": row(("two classes", ("advise",))),
     "logits of several labels, output=sigmoid": row(),
-    "sigmoids of several labels, output=sigmoid": row(("no rule", RELEVANCE)),
+    "sigmoids of several labels, output=sigmoid": row(("no logits", RELEVANCE)),
     "probabilities": row(("probabilities", METHODS)),
-    "probabilities, output= given": row(("no rule", RELEVANCE)),
+    "probabilities, output= given": row(("no logits", RELEVANCE)),
     "class_names of another length": row(("class_names", METHODS)),
     "NaN": row(("NaN", METHODS)),
     "scores (N, classes, 1, 1)": row(("no dense end", ("rap",))),

@@ -48,6 +48,14 @@ class Provenance:
         return hashlib.sha256(self.file.read_bytes()).hexdigest() if self.file else None
 
 
+def _values_of(values: object) -> tuple[float, ...]:
+    """The numbers in a sequence, an array or a tensor; one alone counts as a sequence of one; none for anything else."""
+    try:
+        return tuple(float(v) for v in torch.as_tensor(values, dtype=torch.float64).flatten())
+    except (TypeError, ValueError, RuntimeError):
+        return ()
+
+
 class Classifier(nn.Module):
     """A network with its preprocessing: images in 0..1 go in, logits come out.
 
@@ -101,20 +109,26 @@ class Classifier(nn.Module):
         keep_freed_memory()
         network = getattr(network, "_orig_mod", network)  # of torch.compile
         self.name = name or type(network).__name__
+        if not isinstance(network, nn.Module):
+            raise ClassifierError(
+                f"{self.name}: network: expected a torch module, found {type(network).__name__}; a function becomes one as the "
+                "forward of a class of yours"
+            )
         self.view = view or View()
         self.provenance = provenance or Provenance("given by the caller")
-        self.given_names = list(class_names) if class_names is not None else None
+        self.given_names = list(map(str, class_names)) if class_names is not None else None
         self.given_layer = feature_layer
         self.declared = output
         self.independent = output == "sigmoid"  #: labels that do not exclude each other
         self.network = network
         # in a list: no submodule, whose weights would be there twice
         self._core = [network if output is None or output == "logits" else Core(network, self._reader(output))]
-        self._normalisation = tuple(map(float, mean)), tuple(map(float, std))
-        if len(mean) != len(std) or not len(mean) or min(std) <= 0:
+        self._normalisation = _values_of(mean), _values_of(std)
+        if len(self._normalisation[0]) != len(self._normalisation[1]) or not self._normalisation[0] or (
+            min(self._normalisation[1]) <= 0
+        ):
             raise ClassifierError(
-                f"{self.name}: mean and std: expected one value for each channel, std above 0; found {tuple(mean)} and "
-                f"{tuple(std)}"
+                f"{self.name}: mean and std: expected one number for each channel, std above 0; found {mean!r} and {std!r}"
             )
         for kept, values in zip(("mean", "std"), self._normalisation, strict=True):
             self.register_buffer(kept, torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1), persistent=False)
@@ -122,7 +136,12 @@ class Classifier(nn.Module):
         self.std: Tensor
         self._trials: dict[tuple[Any, ...], int] = {}
         self._held = b""
-        self.eval()
+        try:
+            self.eval()
+        except NotImplementedError as error:  # torch.export's modules have no modes
+            raise ClassifierError(
+                f"{self.name}: cannot be put into evaluation mode ({error}); give the original module"
+            ) from error
 
     def _reader(self, output: Output) -> Callable[[Any], Tensor]:
         if callable(output):

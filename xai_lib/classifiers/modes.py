@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import nn
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-_COMPILED = "_compiled_call_impl"  # of nn.Module.compile(): what a module runs in place of its forward
 
 
 @contextmanager
 def left_as_it_was(network: nn.Module) -> Iterator[None]:
     """Evaluation mode inside; afterwards every mode, gradient, `requires_grad` and hook is as before.
 
-    Modules that were compiled in place run as they were written meanwhile: hooks and traces see
-    nothing of a compiled call.
+    Whatever of it was compiled runs as it was written meanwhile: hooks and traces see nothing of a
+    compiled call.
     """
     modes = [(m, m.training) for m in network.modules()]
     hooks = [(m, name, dict(getattr(m, name, {}))) for m, _ in modes for name in _HOOKS]
-    compiled = [(m, m.__dict__[_COMPILED]) for m, _ in modes if m.__dict__.get(_COMPILED)]
     grads = [(p, p.requires_grad, p.grad) for p in network.parameters()]
     network.eval()
-    for module, _ in compiled:
-        module.__dict__[_COMPILED] = None
+    # without the compiler nothing was compiled, and importing it takes seconds
+    eager = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
     try:
-        yield
+        with eager:
+            yield
     finally:
         for module, training in modes:
             module.training = training
@@ -35,8 +35,6 @@ def left_as_it_was(network: nn.Module) -> Iterator[None]:
             now = getattr(module, name, {})
             for key in [k for k in now if k not in before]:
                 del now[key]
-        for module, call in compiled:
-            module.__dict__[_COMPILED] = call
         for parameter, requires_grad, grad in grads:
             if parameter.requires_grad != requires_grad:
                 with torch.inference_mode(parameter.is_inference()):  # where it was made

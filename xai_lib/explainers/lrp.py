@@ -41,6 +41,7 @@ from xai_lib.relevance import (
     Operation,
     Recording,
     RelevanceError,
+    UnsupportedNetwork,
 )
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -360,7 +361,12 @@ class Lrp(Explainer):
 
 
 def inputs_of(classifier: Classifier, images: Tensor) -> Tensor:
-    """Normalised images, in which the relevance of a classifier is computed."""
+    """Normalised images, in which the relevance of a classifier is computed; an error if it has no logits to begin at."""
+    if classifier.squashed:
+        raise UnsupportedNetwork(
+            f"{classifier.name}: gives probabilities, and relevance begins at logits; give the network without its softmax or "
+            "sigmoid"
+        )
     return at_least_float32(classifier.normalise(images))
 
 

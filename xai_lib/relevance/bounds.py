@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 WAY_OUT = (
     "the rule of the pixels (z^B) needs bounds of what that layer sees. Way out: no rule of its own for the pixels, "
-    'pixels=False for lrp, pixels="gamma" for lrp_composite, zbox=None in a composite'
+    'pixels=False for lrp, pixels="gamma" for lrp_composite, zbox=None in a composite; for rap and evo_lrp a network that sees '
+    "the pixels directly"
 )
 
 WORDS = {

@@ -202,7 +202,8 @@ class Mode(TorchFunctionMode, ABC):
         for t in tensors(args, kwargs):
             if not t.requires_grad and id(t) in self.hidden:
                 raise UnsupportedNetwork(f"{self.here()}: {name_of(func)}() gets a value that depends on the input "
-                                         f"unseen: {self.hidden[id(t)]}")  # fmt: skip
+                                         f"unseen: {self.hidden[id(t)]}; let gradients pass there, or take a method "
+                                         "that asks for probabilities alone, such as lime or elime")  # fmt: skip
             if not t.requires_grad and id(t) in self.masks and func in known.ADDITIONS | known.SUBTRACTIONS:
                 raise UnsupportedNetwork(f"{self.here()}: a mask made of the input is added to it, for which no rule is known")
 
