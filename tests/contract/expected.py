@@ -66,7 +66,7 @@ REASONS = {
         "a network that gives no gradients: quantised, or made in inference mode",
     ),
     "unseen": Reason(
-        r"did not see|depends on the input unseen|no_grad", r"lime|known are|another|way",
+        r"did not see|depends on the input unseen|no_grad", r"lime|functions of torch|let gradients pass",
         "parts of the forward pass that no gradient or trace passes through",
     ),
     "checkpoint": Reason(
