@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from tests.relevance.networks import Res, Vgg
 from xai_lib.explainers import lrp, rap
-from xai_lib.relevance import Convolution, Dense, Recording
+from xai_lib.relevance import Convolution, Dense, Recording, ZBox
 
 ORACLE = Path(os.environ.get("XAI_DATA_HOME", "absent")).parent / "oracles" / "rap_lrp.npz"
 REASON = "the authors' results (oracles/rap_lrp.npz) are not beside XAI_DATA_HOME"
@@ -95,7 +95,7 @@ def at_layers(name: str, composite: lrp.Composite, unit: bool) -> dict[str, Tens
 
 @both
 def test_rap_at_every_layer(name: str) -> None:
-    composite = lrp.Composite("rap", rap.Criterion(), rap.Criterion(of_dense=True), lrp.ZBox(*box()), rap.Start())
+    composite = lrp.Composite("rap", rap.Criterion(), rap.Criterion(of_dense=True), ZBox(*box()), rap.Start())
     check(name, "rap_at", at_layers(name, composite, unit=True), 5 if name == "vgg" else 16)
 
 
