@@ -21,6 +21,8 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -254,13 +256,20 @@ def of_autolrp(model: nn.Module, x: Tensor, target: int) -> Cell:
         return type(error).__name__
 
 
-def of_lxt(model: nn.Module, x: Tensor, target: int) -> Cell:
-    """The error of LXT, which knows torchvision's vision transformers: input times gradient of the patched network."""
+def of_lxt(name: str, target: int) -> Cell:
+    """The error of LXT, which knows torchvision's vision transformers, in a process of its own: what it patches stays so."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(_of_lxt, name, target).result()
+
+
+def _of_lxt(name: str, target: int) -> Cell:
+    """Input times gradient of the patched network."""
     try:
         from lxt.efficient import monkey_patch
         from torchvision.models import vision_transformer
     except ImportError:
         return "absent"
+    model, x = of_family(name)
     if not isinstance(model, vision_transformer.VisionTransformer):
         return "no rules"
     try:
@@ -274,11 +283,6 @@ def of_lxt(model: nn.Module, x: Tensor, target: int) -> Cell:
         return type(error).__name__
 
 
-def of_hilrp(model: nn.Module, x: Tensor, target: int) -> Cell:
-    """HiLRP is named on the registry's lists, but nothing of it could be installed in November 2026."""
-    return "absent"
-
-
 def family_measured(name: str) -> dict[str, Cell]:
     """The errors of a network of `FAMILIES` by what is compared, or why there is none."""
     model, x = of_family(name)
@@ -290,9 +294,8 @@ def family_measured(name: str) -> dict[str, Cell]:
             found[rule] = f"refused: {error}"
     with torch.no_grad():
         target = int(model(x).argmax())
-    for other, function in {"autoLRP": of_autolrp, "LXT": of_lxt, "HiLRP": of_hilrp}.items():
-        found[other] = function(model, x, target)
-    return found
+    # HiLRP is named on the registry's lists, but nothing of it could be installed in November 2026
+    return found | {"autoLRP": of_autolrp(model, x, target), "LXT": of_lxt(name, target), "HiLRP": "absent"}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
