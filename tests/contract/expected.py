@@ -99,7 +99,7 @@ def row(*refusals: tuple[str, tuple[str, ...]]) -> dict[str, str]:
 
 NEGATIVE = ("negative inputs", ("rap",))
 EXPECTED: dict[str, dict[str, str]] = {
-    # layers: F1, F2, F5, F7, F8
+    # layers, activations, memory layouts, copies
     "plain": row(),
     "PyTorch tutorial CNN": row(),
     "F.relu": row(),
@@ -136,7 +136,7 @@ EXPECTED: dict[str, dict[str, str]] = {
     "margin of 40": row(),
     "torch.utils.checkpoint": row(("checkpoint", ("shap",))),
     "a hook of the user's": row(),
-    # forms: F4, F7, F12
+    # what goes in, what comes out, number formats
     "one channel, two classes": row(),
     "one channel, mean of three": row(("channels", METHODS)),
     "one channel, wrapped by a mean": row(("bounds", PIXEL_RULE)),
