@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import importlib.util
 import json
 import sys
 import time
@@ -258,17 +259,17 @@ def of_autolrp(model: nn.Module, x: Tensor, target: int) -> Cell:
 
 def of_lxt(name: str, target: int) -> Cell:
     """The error of LXT, which knows torchvision's vision transformers, in a process of its own: what it patches stays so."""
+    if importlib.util.find_spec("lxt") is None:
+        return "absent"
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         return pool.submit(_of_lxt, name, target).result()
 
 
 def _of_lxt(name: str, target: int) -> Cell:
     """Input times gradient of the patched network."""
-    try:
-        from lxt.efficient import monkey_patch
-        from torchvision.models import vision_transformer
-    except ImportError:
-        return "absent"
+    from lxt.efficient import monkey_patch
+    from torchvision.models import vision_transformer
+
     model, x = of_family(name)
     if not isinstance(model, vision_transformer.VisionTransformer):
         return "no rules"

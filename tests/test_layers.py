@@ -243,3 +243,15 @@ def test_images_that_are_not_square_and_names_of_calls() -> None:
     assert layers.find(one, "", (32, 96)).layout == layers.Layout("tokens", 2, 6, 1)
     with pytest.raises(ClassifierError, match=r"'F.rely' does not run in a forward pass; nearest: .*F\."):
         layers.find(one, "F.rely", (32, 96))
+
+
+def test_the_layer_of_a_convolutional_network_does_not_depend_on_its_weights() -> None:
+    network = seeded(lambda: timm.create_model("tf_efficientnet_lite0", num_classes=5)).eval()
+    one = classifier(network)
+    assert one.feature_layer == "bn2"
+    for seed in range(4):  # weights drawn without regard to the statistics of the batch norms, as sanity checks do
+        rng = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.copy_(torch.randn(parameter.shape, generator=rng) * 0.1)
+        assert one.feature_layer == "bn2"

@@ -26,8 +26,9 @@ Through = Callable[[Any], Any]
 
 LEAN = 0.04
 """How far the change of a map must lean to the changed side, of 2 at most (our choice): attention tensors lean by less than 0.02,
-maps of 7 x 7 behind global attention by 0.09 and more. What convolutions made need not, only not lean to the other side: with
-random weights and 2 x 2 places each of which sees everything, it does neither."""
+maps of 7 x 7 behind global attention by 0.09 and more. What convolutions made need not lean, as long as no map before it leans to
+the other side: with random weights small maps, each place of which sees everything, lean anywhere, and the choice of a layer must
+not depend on weights."""
 PREFIX = 16  #: class and register tokens looked for at most
 
 
@@ -126,8 +127,8 @@ def trace(classifier: Classifier, size: Size) -> list[Step]:
         layout, lean = layout_of(output, size, len(images), seen_grids)
         sure = lean is not None and lean > LEAN
         if len(made) in convolutional and layout and layout.kind == "channels first":
-            turned = turned or (lean is not None and lean < -0.5)
-            layout = layout if sure or (not turned and (lean is None or lean > -LEAN)) else None
+            turned = turned or (lean is not None and lean < -0.5)  # as a whole: by a flip somewhere before
+            layout = layout if sure or not turned else None
         elif not sure:
             layout = None
         newest[id(output)] = weakref.ref(output), output._version, len(made)
