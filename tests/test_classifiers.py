@@ -253,3 +253,16 @@ def test_independent_labels_before_and_behind_their_sigmoid_are_the_same() -> No
         assert torch.allclose(maps[0], maps[1], atol=1e-4)
     with pytest.raises(XaiError, match="relevance begins at logits; give the network without its softmax or sigmoid"):
         explainers.get("lrp").explain(behind, image)
+
+
+@pytest.mark.parametrize("output", [None, "sigmoid", lambda o: o])
+def test_another_network_put_in_its_place_is_the_one_that_is_explained(output: object) -> None:
+    image, fresh = picture(0)[None], Classifier(tiny(1).network, view=View(32, 36), output=output)  # type: ignore[arg-type]
+    one = Classifier(tiny(0).network, view=View(32, 36), output=output)  # type: ignore[arg-type]
+    for method in ("grad_cam", "lrp", "integrated_gradients"):
+        explainers.get(method).explain(one, image, 1)
+    one.network = tiny(1).network
+    assert torch.equal(one.probabilities(image), fresh.probabilities(image))
+    for method in ("grad_cam", "lrp", "integrated_gradients"):
+        maps = [explainers.get(method).explain(each, image, 1).maps for each in (one, fresh)]
+        assert torch.equal(maps[0], maps[1])

@@ -122,7 +122,7 @@ class Classifier(nn.Module):
         self.independent = output == "sigmoid"  #: labels that do not exclude each other
         self.network = network
         # in a list: no submodule, whose weights would be there twice
-        self._core = [network if output is None or output == "logits" else Core(network, self._reader(output))]
+        self._core = [] if output is None or output == "logits" else [Core(network, self._reader(output))]
         self._normalisation = _values_of(mean), _values_of(std)
         if len(self._normalisation[0]) != len(self._normalisation[1]) or not self._normalisation[0] or (
             min(self._normalisation[1]) <= 0
@@ -162,6 +162,10 @@ class Classifier(nn.Module):
     @property
     def core(self) -> nn.Module:
         """From normalised images to logits: the network itself, or the network and how its output is read."""
+        if not self._core:
+            return self.network
+        if self._core[0].network is not self.network:  # another network was put in its place
+            self._core[0].network = self.network
         return self._core[0]
 
     @property
