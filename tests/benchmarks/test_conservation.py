@@ -102,7 +102,7 @@ def test_the_table_goes_between_the_markers(bench: ModuleType) -> None:
 
 
 def test_networks_by_family_conserve(bench: ModuleType) -> None:
-    """68 convolutional networks; two of the quickest measured anew, the table as it is written."""
+    """68 convolutional networks; two of the quickest measured again, the table as it is written."""
     names = [n for family, some in bench.FAMILIES.items() if not family.startswith("transformers") for n in some]
     assert len(names) == len(set(names)) == 68
     table = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8").partition(bench.OF_FAMILIES[0])[2]

@@ -1,7 +1,7 @@
 """Which tensors of a forward pass are maps over the image, how they lie in memory, and what they are called.
 
 A network is traced: every call of a torch function is seen, whether a module makes it or the code of
-`forward`, so that `F.relu` counts as `nn.ReLU` does. What is a map is told by `tracing`.
+`forward`, so that `F.relu` counts as `nn.ReLU` does. `tracing` decides what is a map.
 
 A layer has the dotted name of its module. A module that runs several times means its last run;
 `name#1` is the first one, and `F.relu#2` the second call of that function in a pass.

@@ -144,7 +144,7 @@ class Images:
     """A lazy sequence of named images: each is read when it is asked for, and not kept.
 
     `images["coffee"]` and `images[3]` are a `Photo`, or raise `ImageError`; `images[2:5]` and `images.select(names)` are
-    `Images`. Several may have one name; then they are told apart by number. Iterating gives
+    `Images`. Several may have one name; a number then distinguishes them. Iterating gives
     `(name, image (3, H, W) float32 0..1, label)`. Iterating and `batch` leave a bad file out, warn of it by name and note it in
     `failures` (name to reason).
     """
@@ -205,7 +205,7 @@ class Images:
 
         `view`: the classifier they are for, whose `view` and `channels` (3, or 1 for luminance) count; or a `View`, with
         three channels; `View()` if not given; a number is the side of the crop, with 256/224 of it as the shorter side before.
-        Raises `ImageError` when there are photographs but none can be read.
+        Raises `ImageError` when there are image files but none can be read.
         """
         import torch
 

@@ -104,7 +104,7 @@ def same(a: Look, b: Look, turn: int = 0) -> bool:
 
     Images without structure are never near duplicates. Of drawings and text (most pixels on two levels) nothing but size,
     compression and mild blur may differ, and only upright copies count: two dots may well lie mirrored to one another. Lines of
-    text that differ in one letter of a hundredth of the image may still be taken for one another.
+    text that differ in one letter of a hundredth of the image may still count as near copies.
     """
     drawn = [each.drawn > DRAWN for each in (a, b)]
     if min(a.structure, b.structure) < PLAIN or (turn and any(drawn)):

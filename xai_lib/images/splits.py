@@ -18,7 +18,7 @@ def twins(
     distance: int = NEAR,
     looks: Sequence[Look] | None = None,
 ) -> list[str]:
-    """The group of each image, named after its first member in alphabetical order; images are told apart by row, not by name.
+    """The group of each image, named after its first member in alphabetical order; images are identified by row, not by name.
 
     Images of the same `pixels` (any checksum of the decoded image) are in one group, and with `phashes` (64 bits, hexadecimal)
     also those that a chain of images joins, each at most `distance` bits from the next. With `looks` (`measuring.measure`, a

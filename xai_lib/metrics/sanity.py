@@ -66,7 +66,7 @@ def cascading_randomisation(
     order: Order = "top_down",
     absolute: bool = False,
 ) -> list[Step]:
-    """Explain `images` `(N, C, H, W)` for the same targets after each layer's weights have been drawn anew.
+    """Explain `images` `(N, C, H, W)` for the same targets after each layer's weights have been drawn again.
 
     `layers`: the names after which the maps are compared (all layers are made random in their turn all the same, but for
     `independent`); None for all. `absolute`: compare absolute values of maps. The weights are drawn from `seed` as each

@@ -4,7 +4,7 @@ Pictures are `(N, C, H, W)` in 0..255; with three channels they are red, green a
 compares the mean of the channels and knows no chroma (our choice). A reference stands against many pictures (every mask of
 one photograph), and FSIM is by far the most expensive of the metrics of a table, so the reference's phase congruency,
 gradients and local means are kept, and the filters of a size are made once. `piq.fsim` gives the same numbers, but makes
-filters and reference anew in each call, which is several times as slow.
+filters and reference again in each call, which is several times as slow.
 """
 
 from __future__ import annotations
