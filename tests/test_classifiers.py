@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -266,3 +267,34 @@ def test_another_network_put_in_its_place_is_the_one_that_is_explained(output: o
     for method in ("grad_cam", "lrp", "integrated_gradients"):
         maps = [explainers.get(method).explain(each, image, 1).maps for each in (one, fresh)]
         assert torch.equal(maps[0], maps[1])
+
+
+class Answers(nn.Module):
+    """A dictionary with what `made` makes of the logits."""
+
+    def __init__(self, made: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.inner, self.made = tiny().network, made
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"scores": self.made(self.inner(x))}
+
+
+@pytest.mark.parametrize("meaning", ["probabilities", "sigmoid"])
+def test_what_is_selected_of_an_answer_is_looked_at_too_and_may_be_declared(meaning: str) -> None:
+    network = Answers({"probabilities": lambda z: z.softmax(1), "sigmoid": torch.sigmoid}[meaning])
+    with pytest.raises(ClassifierError, match=f'output="{meaning}"'):
+        Classifier(network, view=View(32, 36), output=lambda o: o["scores"]).check()
+    pair = Classifier(network, view=View(32, 36), output=(lambda o: o["scores"], meaning))  # type: ignore[arg-type]
+    plain = Classifier(tiny().network, view=View(32, 36), output="sigmoid" if meaning == "sigmoid" else None)
+    image = picture(0)[None]
+    assert torch.allclose(pair.probabilities(image), plain.probabilities(image), atol=1e-6)
+    for method in ("grad_cam", "integrated_gradients"):
+        maps = [explainers.get(method).explain(each, image, 2).maps for each in (pair, plain)]
+        assert torch.allclose(maps[0], maps[1], atol=1e-4)
+
+
+@pytest.mark.parametrize("output", ["softmax", (1, "sigmoid"), (len, "odds"), (len,), 3])
+def test_an_output_that_says_nothing_is_named(output: object) -> None:
+    with pytest.raises(ClassifierError, match=r"output: expected logits, probabilities, sigmoid, a callable, or a pair"):
+        Classifier(tiny().network, output=output)  # type: ignore[arg-type]

@@ -78,12 +78,13 @@ class Classifier(nn.Module):
     feature_layer : str, optional
         The layer that class activation maps look at; found by a trial run where it is not given, see
         `xai_lib.classifiers.layers`.
-    output : {"logits", "probabilities", "sigmoid"} or callable, optional
+    output : {"logits", "probabilities", "sigmoid"}, callable, or a pair of both, optional
         What the network returns. None: logits of exclusive classes, refused if they look like
         something else; "logits": the same without that check. "probabilities": of exclusive classes;
         their logarithms are the logits. "sigmoid": independent labels, one or more, as logits or
-        behind a sigmoid. A callable takes what the network returns and gives logits:
-        ``output=lambda o: o["logits"]``.
+        behind a sigmoid. A callable takes what the network returns and gives `(N, classes)`:
+        ``output=lambda o: o["logits"]``; in a pair the word says what that is:
+        ``output=(lambda o: o["scores"], "sigmoid")``.
 
     Raises
     ------
@@ -118,11 +119,18 @@ class Classifier(nn.Module):
         self.provenance = provenance or Provenance("given by the caller")
         self.given_names = list(map(str, class_names)) if class_names is not None else None
         self.given_layer = feature_layer
-        self.declared = output
-        self.independent = output == "sigmoid"  #: labels that do not exclude each other
+        try:
+            select, self.declared = outputs.parts(output)
+        except ValueError:
+            raise ClassifierError(
+                f"{self.name}: output: expected logits, probabilities, sigmoid, a callable, or a pair (callable, one of those "
+                f"words); found {output!r}"
+            ) from None
+        self.independent = self.declared == "sigmoid"  #: labels that do not exclude each other
         self.network = network
         # in a list: no submodule, whose weights would be there twice
-        self._core = [] if output is None or output == "logits" else [Core(network, self._reader(output))]
+        plain = select is None and self.declared in (None, "logits")
+        self._core = [] if plain else [Core(network, select, self.declared)]
         self._normalisation = _values_of(mean), _values_of(std)
         if len(self._normalisation[0]) != len(self._normalisation[1]) or not self._normalisation[0] or (
             min(self._normalisation[1]) <= 0
@@ -142,15 +150,6 @@ class Classifier(nn.Module):
             raise ClassifierError(
                 f"{self.name}: cannot be put into evaluation mode ({error}); give the original module"
             ) from error
-
-    def _reader(self, output: Output) -> Callable[[Any], Tensor]:
-        if callable(output):
-            return output
-        if output == "probabilities":
-            return outputs.log_of_probabilities
-        if output == "sigmoid":
-            return outputs.Labels()
-        raise ClassifierError(f"{self.name}: output: expected logits, probabilities, sigmoid or a callable; found {output!r}")
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Classifier:
         super()._apply(fn, recurse)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
 
 Meaning = Literal["logits", "probabilities", "sigmoid"]
-Output = Meaning | Callable[[Any], Tensor] | None
+Select = Callable[[Any], Tensor]
+Output = Meaning | Select | tuple[Select, Meaning] | None
 
 _ENDS = {"SoftmaxBackward0": "softmax", "SigmoidBackward0": "sigmoid"}
 _VIEWS = (
@@ -19,15 +20,29 @@ _VIEWS = (
 
 
 class Core(nn.Module):
-    """From normalised images to logits: a network, and how its answer is read."""
+    """From normalised images to logits: a network, what is selected of its answer, and how that is read."""
 
-    def __init__(self, network: nn.Module, read: Callable[[Any], Tensor]) -> None:
+    def __init__(self, network: nn.Module, select: Select | None, meaning: Meaning | None) -> None:
         super().__init__()
-        self.network, self.read = network, read
+        self.network, self.select = network, select
+        readers: dict[Any, Callable[[Any], Tensor]] = {"probabilities": log_of_probabilities, "sigmoid": Labels()}
+        self.read = readers.get(meaning)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Logits `(N, classes)` of normalised images `(N, C, H, W)`."""
-        return self.read(self.network(inputs))
+        answer = self.network(inputs)
+        answer = answer if self.select is None else self.select(answer)
+        return cast(Tensor, answer if self.read is None else self.read(answer))
+
+
+def parts(output: Output) -> tuple[Select | None, Meaning | None]:
+    """What is selected of a network's answer, and what it means; `ValueError` for anything but an `Output`."""
+    select, meaning = output if isinstance(output, tuple) and len(output) == 2 else (output, None)
+    if not callable(select) and meaning is None:
+        select, meaning = None, cast("Meaning | None", select)
+    if not (select is None or callable(select)) or meaning not in (None, *get_args(Meaning)):
+        raise ValueError(output)
+    return select, meaning
 
 
 def last_step(answer: Tensor) -> str | None:

@@ -82,10 +82,11 @@ def _check_columns(classifier: Classifier, logits: object) -> None:
     if not logits.shape[1]:
         raise ClassifierError(f"{name}: expected logits (N, classes), found {tuple(logits.shape)}: no class at all")
     if logits.shape[1] == 1 and not classifier.independent:
+        columns = "; or make two columns of the logit: output=lambda o: torch.cat([-o, o], 1) / 2"
         raise ClassifierError(
             f"{name}: found one output column; the softmax of one column is always 1, so there is nothing to explain. "
-            'For a network with one yes-or-no output say Classifier(..., output="sigmoid"), or make it two columns: '
-            "output=lambda o: torch.cat([-o, o], 1) / 2"
+            'For a network with one yes-or-no output say Classifier(..., output="sigmoid")'
+            + ("" if last_step(logits) == "sigmoid" else columns)
         )
 
 

@@ -29,7 +29,7 @@ Examples:
   xai explain cat.jpg --target "tabby"           why this class?
   xai explain cat.jpg --method lime --method rap other methods
   xai explain cat.jpg --network squeezenet1_1 --samples 20
-  xai explain cat.jpg --layer features.9         Grad-CAM and SHAP at another layer
+  xai explain cat.jpg --layer blocks.4           Grad-CAM and SHAP at another layer
   xai explain cat.jpg --network my/model.py:build   a network of your own; this executes my/model.py
   xai explain holiday/ dog.png --out explained   an image each, and table.csv
 
